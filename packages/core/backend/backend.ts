@@ -1,0 +1,78 @@
+/**
+ * The contract of a compute backend: device memory, transfers and {@linkcode Ops}.
+ *
+ * @module
+ */
+
+import type { Ledger } from "../memory/ledger.ts";
+import type { DType, Shape } from "../tensor/shape.ts";
+import type { MemoryTag, Tensor } from "../tensor/tensor.ts";
+import type { Ops } from "./ops.ts";
+
+/** Time spent in one kernel, added up over its dispatches. */
+export interface KernelTime {
+  /** Kernel and variant, such as `matmul NT 64x64`. */
+  readonly kernel: string;
+  /** Number of dispatches. */
+  readonly dispatches: number;
+  /** Time on the device, in milliseconds. */
+  readonly totalMs: number;
+}
+
+/**
+ * A device that tensors live on and ops run on.
+ *
+ * Ops and `write` take effect in the order they are called; none of them waits for the device. Waiting, and the
+ * reporting of errors of the device, happens in `read`, `readAll` and `sync`.
+ */
+export interface Backend extends AsyncDisposable {
+  /** Which implementation this is. */
+  readonly name: "reference" | "webgpu";
+  /** The device in words, such as the name of the GPU. */
+  readonly deviceName: string;
+  /** Whether the device computes on the CPU (the reference, or a software GPU driver). */
+  readonly isSoftware: boolean;
+  /** Live and peak bytes by tag. */
+  readonly ledger: Ledger;
+  /** Bytes reserved from the device at most so far: the ledger's peak plus what the buffer pool keeps or rounds up. */
+  readonly peakReservedBytes: number;
+  /** The kernels. */
+  readonly ops: Ops;
+  /**
+   * Allocates a tensor of undefined contents, owned by the caller.
+   *
+   * @throws {RangeError} when the device has no buffer of that size
+   */
+  empty(shape: Shape, tag: MemoryTag, dtype?: DType): Tensor;
+  /** Copies host data into a tensor; the data is read before the call returns. */
+  write(tensor: Tensor, data: Float32Array | Uint32Array): void;
+  /** Waits for the ops before it and copies an f32 tensor to the host. */
+  read(tensor: Tensor): Promise<Float32Array>;
+  /** As `read` for several tensors, waiting once. */
+  readAll(tensors: readonly Tensor[]): Promise<Float32Array[]>;
+  /** Hands encoded work to the device without waiting for it. */
+  flush(): void;
+  /** Flushes and waits until the device has nothing left to do. */
+  sync(): Promise<void>;
+  /** Times per kernel since the last call, longest first; empty unless the backend was made with profiling on. */
+  takeProfile(): Promise<KernelTime[]>;
+}
+
+/** Allocates a tensor and fills it with host data; owned by the caller. */
+export function tensorFrom(
+  backend: Backend,
+  data: Float32Array | Uint32Array,
+  shape: Shape,
+  tag: MemoryTag,
+): Tensor {
+  const tensor = backend.empty(shape, tag, data instanceof Uint32Array ? "u32" : "f32");
+  backend.write(tensor, data);
+  return tensor;
+}
+
+/** Allocates an f32 tensor of zeros; owned by the caller. */
+export function zeros(backend: Backend, shape: Shape, tag: MemoryTag): Tensor {
+  const tensor = backend.empty(shape, tag);
+  backend.ops.fill(tensor, 0);
+  return tensor;
+}

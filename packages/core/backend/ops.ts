@@ -1,0 +1,201 @@
+/**
+ * The kernel vocabulary that every backend implements.
+ *
+ * Ops write into tensors that the caller allocated; none of them allocates tensors or waits. All numbers are f32,
+ * ids and positions u32. Tensors are contiguous and row-major. Legend of dims: B batch, T rows (B × local tokens),
+ * S tokens of one sequence on this rank, D model width, H query heads, K kv heads, E head dim, F MLP width,
+ * V vocabulary, N any number. "+=" marks results that are added to what is there. Every op checks shapes and throws a
+ * `RangeError` that names the op and the shapes. Results are deterministic: the same inputs give the same bits.
+ *
+ * @module
+ */
+
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** Label of a position without a target; ignored by the loss (transformers' -100). */
+export const IGNORED_LABEL = 0xffffffff;
+
+/** Number of partial sums that {@linkcode Ops.sumSquares} keeps. */
+export const PARTIAL_SUMS = 256;
+
+/** Lowest log-sum-exp, of a query that has met no key yet: finite, since WGSL leaves infinities undefined. */
+export const EMPTY_LOG_SUM_EXP = -1e30;
+
+/** Options of {@linkcode Ops.matmul}. */
+export interface MatmulOptions {
+  /** Use aᵀ; `a` is then [k, m]. Default false. */
+  transposeA?: boolean;
+  /** Use bᵀ; `b` is then [n, k]. Default false. Not together with `transposeA`. */
+  transposeB?: boolean;
+  /** Add to `out` instead of overwriting it. Default false. */
+  accumulate?: boolean;
+}
+
+/** Dims of attention that the tensors' shapes do not tell. */
+export interface AttentionShape {
+  /** Sequences in the batch; rows of q are batch-major: row = b · S + s. */
+  readonly batch: number;
+  /** Query heads H. */
+  readonly heads: number;
+  /** Key and value heads K; H must be a multiple of it (1: multi-query). Query head h reads kv head ⌊h·K/H⌋. */
+  readonly kvHeads: number;
+  /** Head dim E. */
+  readonly headDim: number;
+  /** Factor on q·kᵀ before the softmax, usually 1/√E. */
+  readonly scale: number;
+}
+
+/** Inputs of attention: q [B·Sq, H·E], k and v [B·Sk, K·E], global positions ascending: queries [Sq], keys [Sk]. */
+export interface AttentionInputs {
+  /** Queries, rotated. */
+  readonly q: Tensor;
+  /** Keys, rotated. */
+  readonly k: Tensor;
+  /** Values. */
+  readonly v: Tensor;
+  /** Global position of every query of a sequence, ascending, u32. */
+  readonly queryPositions: Tensor;
+  /** Global position of every key of a sequence, ascending, u32. */
+  readonly keyPositions: Tensor;
+}
+
+/** Hyperparameters of one AdamW step (Loshchilov & Hutter 2019), in the order of operations of torch.optim.AdamW. */
+export interface AdamWOptions {
+  /** Learning rate. */
+  readonly learningRate: number;
+  /** Decay of the first moment. */
+  readonly beta1: number;
+  /** Decay of the second moment. */
+  readonly beta2: number;
+  /** Term added to the root of the second moment. */
+  readonly epsilon: number;
+  /** Decoupled weight decay. */
+  readonly weightDecay: number;
+  /** Step number from 1, for bias correction. */
+  readonly step: number;
+}
+
+/** Options of {@linkcode Ops.initNormal}. */
+export interface InitNormalOptions {
+  /** Standard deviation. */
+  readonly std: number;
+  /** Seed of the run, u32. */
+  readonly seed: number;
+  /** Number that tells tensors of one run apart, u32. */
+  readonly stream: number;
+  /** Index of the tensor's first element in the whole weight, for shards. Default 0. */
+  readonly start?: number;
+}
+
+/** The kernels. */
+export interface Ops {
+  /** out [m, n] = a [m, k] · b [k, n]; NN, NT (`transposeB`) and TN (`transposeA`). */
+  matmul(a: Tensor, b: Tensor, out: Tensor, options?: MatmulOptions): void;
+
+  /** out [T, D] = table [V, D] at ids [T]. Ids are checked by the caller. */
+  embedding(ids: Tensor, table: Tensor, out: Tensor): void;
+  /**
+   * dTable [V, D] += rows of dOut [T, D] by token. `order` [T] holds the rows sorted by id, and `segments` [N, 3] the id,
+   * first and last-plus-one index into `order` of each distinct id (see `groupById`): each table row is written by one
+   * owner in row order, so the result is deterministic without atomics.
+   */
+  embeddingBackward(order: Tensor, segments: Tensor, dOut: Tensor, dTable: Tensor): void;
+
+  /** out [T, D] = x · rstd · weight [D], rstd [T] = 1/√(mean(x²) + epsilon) (Zhang & Sennrich 2019). */
+  rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void;
+  /** dx [T, D] += gradient of the input; dWeight [D] += gradient of the weight, left out when it is frozen. */
+  rmsNormBackward(x: Tensor, weight: Tensor, rstd: Tensor, dOut: Tensor, dx: Tensor, dWeight?: Tensor): void;
+
+  /**
+   * Rotates x [B·S, heads·E] in place (Su et al. 2021, halves as in transformers' Llama): per head and i < E/2,
+   * (x_i, x_{i+E/2}) turns by the angle whose cosine and sine are in table [S, E]: cosines in the first half of a row,
+   * sines in the second. `inverse` turns back, which is the backward.
+   */
+  rope(x: Tensor, table: Tensor, heads: number, options?: { inverse?: boolean }): void;
+
+  /**
+   * Causal attention by online softmax (Dao et al. 2022); never holds S×S scores. A query sees the keys of its own
+   * sequence whose position is not after its own. out [B·Sq, H·E], logSumExp [B·Sq, H]. A query without any key gets
+   * zeros and {@linkcode EMPTY_LOG_SUM_EXP}. With `resume`, out and logSumExp hold the result over earlier keys and
+   * become the result over all keys, as Ring Attention (Liu et al. 2023) needs.
+   */
+  attention(
+    inputs: AttentionInputs,
+    out: Tensor,
+    logSumExp: Tensor,
+    shape: AttentionShape,
+    options?: { resume?: boolean },
+  ): void;
+  /** delta [T, H] = Σ_e out · dOut of each row and head; out and dOut [T, H·E]. */
+  attentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void;
+  /**
+   * Gradients of attention by recomputing the probabilities from the final log-sum-exp over all keys:
+   * dq [B·Sq, H·E] += …, dk and dv [B·Sk, K·E] += …, where k, v may be a part of the keys.
+   */
+  attentionBackward(
+    inputs: AttentionInputs,
+    dOut: Tensor,
+    logSumExp: Tensor,
+    delta: Tensor,
+    gradients: { dq: Tensor; dk: Tensor; dv: Tensor },
+    shape: AttentionShape,
+  ): void;
+
+  /** out [T, F] = silu(gate) · up (Shazeer 2020, SwiGLU). `out` may be `gate` or `up`. */
+  gatedActivation(gate: Tensor, up: Tensor, out: Tensor): void;
+  /**
+   * Backward of {@linkcode Ops.gatedActivation} in place, so that no further buffer is needed: from gate, up and
+   * dOut = the gradient of the activation (all [T, F]), gate becomes its gradient, up becomes its gradient, and dOut
+   * becomes the activation itself (wanted for the gradient of the weight that follows).
+   */
+  gatedActivationBackward(gate: Tensor, up: Tensor, dOut: Tensor): void;
+
+  /**
+   * Softmax cross-entropy of logits [T, V] with labels [T] u32. losses [T] = the loss of each row, unscaled, 0 where the
+   * label is {@linkcode IGNORED_LABEL}; logits become their own gradient: (softmax − one-hot) · scale, 0 in ignored rows.
+   */
+  crossEntropy(logits: Tensor, labels: Tensor, losses: Tensor, scale: number): void;
+
+  /** out [1] = sum of x [N]. */
+  sum(x: Tensor, out: Tensor): void;
+  /** out [{@linkcode PARTIAL_SUMS}] += partial sums of squares of x [N]; their sum is the squared norm. */
+  sumSquares(x: Tensor, out: Tensor): void;
+  /** result [2] = { norm, factor }: norm = √Σ partials, factor = min(1, maxNorm / (norm + 1e-6)) as torch's clip_grad_norm_. */
+  clipFactor(partials: Tensor, result: Tensor, maxNorm: number): void;
+  /** One AdamW step of param, m and v [N] in place, with the gradient times result[1] of {@linkcode Ops.clipFactor} if given. */
+  adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void;
+
+  /** out += x; same number of elements. */
+  add(x: Tensor, out: Tensor): void;
+  /** x *= factor. */
+  scale(x: Tensor, factor: number): void;
+  /** x = value. */
+  fill(x: Tensor, value: number): void;
+  /** out = x; same number of elements and dtype. */
+  copy(x: Tensor, out: Tensor): void;
+  /**
+   * Fills out with reproducible, nearly normal numbers: element i is hashed from (seed, stream, start + i), and eight
+   * 16-bit uniforms are added up (Irwin–Hall), in exact integer arithmetic so that every device gives the same bits.
+   */
+  initNormal(out: Tensor, options: InitNormalOptions): void;
+}
+
+/** Which rows hold each id. */
+export interface IdGroups {
+  /** Row numbers sorted by id, rows of one id in ascending order. */
+  readonly order: Uint32Array;
+  /** For each distinct id: id, first and last-plus-one index into `order`. */
+  readonly segments: Uint32Array;
+}
+
+/** Groups rows by id for {@linkcode Ops.embeddingBackward}. */
+export function groupById(ids: Uint32Array): IdGroups {
+  const order = Uint32Array.from(ids.keys()).sort((a, b) => ids[a] - ids[b] || a - b);
+  const segments: number[] = [];
+  for (let start = 0, i = 1; i <= order.length; i++) {
+    if (i < order.length && ids[order[i]] === ids[order[start]]) continue;
+    segments.push(ids[order[start]], start, i);
+    start = i;
+  }
+  return { order, segments: Uint32Array.from(segments) };
+}

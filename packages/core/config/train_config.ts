@@ -1,0 +1,61 @@
+/**
+ * How a model is trained, validated once.
+ *
+ * @module
+ */
+
+import { z } from "zod";
+
+const count = z.number().int().positive();
+
+/** Which activations are kept for backward; the table in `recompute/policy.ts` says what each policy keeps. */
+export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
+
+/** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
+export const chunksSchema = z.union([z.literal("auto"), count]);
+
+/** Schema of {@linkcode TrainConfig}. */
+export const trainConfigSchema = z.strictObject({
+  seqTokens: count.default(1024),
+  batch: count.default(1),
+  accumulate: count.default(1),
+  steps: count.default(10),
+  seed: z.number().int().min(0).max(0xffffffff).default(0),
+  mlpChunks: chunksSchema.default("auto"),
+  headChunks: chunksSchema.default("auto"),
+  recompute: z.enum(RECOMPUTE_POLICIES).default("layer"),
+  learningRate: z.number().nonnegative().default(1e-3),
+  warmupSteps: z.number().int().nonnegative().default(0),
+  schedule: z.enum(["cosine", "constant"]).default("cosine"),
+  minLearningRate: z.number().nonnegative().default(0),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.95),
+  epsilon: z.number().positive().default(1e-8),
+  weightDecay: z.number().nonnegative().default(0.1),
+  clipNorm: z.number().nonnegative().default(1),
+});
+
+/**
+ * How a model is trained. `seqTokens` S of a whole sequence and `batch` B sequences make a micro-batch, `accumulate` of
+ * which make a step. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
+ * `learningRate` after `warmupSteps` of linear warm-up, then `schedule` down to `minLearningRate` at `steps`.
+ * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
+ */
+export type TrainConfig = z.infer<typeof trainConfigSchema>;
+
+/** A recompute policy. */
+export type RecomputePolicy = TrainConfig["recompute"];
+
+/** Number of mini-sequences, or the rule for it. */
+export type Chunks = z.infer<typeof chunksSchema>;
+
+/**
+ * Validates training settings and fills in defaults.
+ *
+ * @throws {RangeError} with one line per violated rule
+ */
+export function parseTrainConfig(values: unknown): TrainConfig {
+  const result = trainConfigSchema.safeParse(values);
+  if (result.success) return result.data;
+  throw new RangeError(result.error.issues.map((issue) => [...issue.path, issue.message].join(": ")).join("\n"));
+}
