@@ -43,7 +43,7 @@ export function parseArgs(args: readonly string[], options: ParseOptions = {}): 
   const flags = declareFlags(options);
   const [words, rest] = splitWords(args, options, flags);
   const { tokens } = nodeParseArgs({
-    args: words,
+    args: joinValues(words, flags),
     options: nodeOptions(flags),
     allowPositionals: true,
     strict: false,
@@ -97,6 +97,27 @@ function nodeOptions(flags: Map<string, Flag>): NonNullable<ParseArgsConfig["opt
 
 function hasLongName(flag: Flag): boolean {
   return flag.names.some((name) => name.length > 1);
+}
+
+/** Writes every long flag and its value as one word, so that a flag never swallows the flag behind it. */
+function joinValues(words: readonly string[], flags: Map<string, Flag>): string[] {
+  const joined: string[] = [];
+  for (let i = 0; i < words.length; i++) {
+    const [word, next] = [words[i]!, words[i + 1]];
+    const value = word.startsWith("--") && !word.includes("=")
+      ? valueAfter(flags.get(word.slice(2)), word, next)
+      : undefined;
+    joined.push(value === undefined ? word : `${word}=${value}`);
+    if (value) i++;
+  }
+  return joined;
+}
+
+function valueAfter(flag: Flag | undefined, word: string, next: string | undefined): string | undefined {
+  if (flag?.kind === "boolean") return next === "true" || next === "false" ? next : undefined;
+  if (!flag && word.startsWith("--no-")) return undefined;
+  const value = next === undefined || next.startsWith("-") ? "" : next;
+  return value === "" && !flag ? undefined : value;
 }
 
 /** Cuts the words at `--`, or at the first positional where `stopEarly` asks for that. */
