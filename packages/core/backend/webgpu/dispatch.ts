@@ -1,0 +1,150 @@
+/**
+ * What kernels say to the device: one {@linkcode KernelCall} per dispatch, and the helpers that launchers share.
+ *
+ * Rules for kernels:
+ * - Tensors are bound at `@group(0)`, bindings 0, 1, … in the order of `tensors`, written exactly as
+ *   `@group(0) @binding(0) var<storage, read> x: array<f32>;` (or `read_write`). The uniform with `params` follows as the
+ *   next binding: `@group(0) @binding(2) var<uniform> params: Params;` with one u32 or f32 field per param.
+ * - A tensor may start at any element, a binding may not. The binding starts up to `offsetAlignmentElements − 1`
+ *   elements before the tensor: add {@linkcode residual}, passed as a param, to every index.
+ * - Two tensors of one call may lie in one buffer as long as their elements do not overlap. WebGPU refuses to bind a
+ *   buffer as `read` and as `read_write` in one dispatch, so the dispatcher then declares all tensors on that buffer as
+ *   `read_write`, in the WGSL too; kernels and launchers need not care.
+ * - Workgroups are counted per dimension up to 65,535; 1-D kernels use {@linkcode linearGrid} and
+ *   {@linkcode LINEAR_INDEX}.
+ *
+ * @module
+ */
+
+import { ELEMENT_BYTES } from "../../tensor/shape.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { storageOf } from "./webgpu_storage.ts";
+
+/** Most workgroups in one dimension of a dispatch; the same on every WebGPU device. */
+export const MAX_WORKGROUPS_PER_DIM = 65_535;
+
+/** Most params of one call: a uniform slot of 256 bytes. */
+export const MAX_PARAMS = 64;
+
+/** How a kernel uses a tensor. */
+export type Access = "read" | "read_write";
+
+/** A tensor bound to a kernel. */
+export interface KernelTensor {
+  /** What is bound. */
+  readonly tensor: Tensor;
+  /** How the kernel declares it. */
+  readonly access: Access;
+}
+
+/** A field of the uniform struct: a plain number is a u32, `{ f32 }` a float. */
+export type KernelParam = number | { readonly f32: number };
+
+/** Number of workgroups in x, y and z. */
+export type Workgroups = readonly [number, number, number];
+
+/** One dispatch of a kernel. */
+export interface KernelCall {
+  /** Kernel and variant, for the profile and for errors, such as `matmul NT 64x64`. */
+  readonly kernel: string;
+  /** WGSL with the entry point `main`; the pipeline is cached by this source. */
+  readonly code: string;
+  /** Bound at `@group(0) @binding(0)`, `@binding(1)`, … in order. */
+  readonly tensors: readonly KernelTensor[];
+  /** Fields of the uniform struct bound after the tensors; none: no uniform is bound. */
+  readonly params: readonly KernelParam[];
+  /** Grid; a call with a zero in it does nothing. */
+  readonly workgroups: Workgroups;
+}
+
+/** Limits of the device that kernels choose their variants by. */
+export interface DispatchLimits {
+  /** Largest binding in bytes, from the aligned start of the binding to the end of the tensor. */
+  readonly maxBindingBytes: number;
+  /** Workgroup memory in bytes. */
+  readonly maxWorkgroupMemoryBytes: number;
+  /** Invocations of one workgroup. */
+  readonly maxInvocations: number;
+  /** Storage buffers of one kernel. */
+  readonly maxStorageBuffers: number;
+  /** Elements that the start of a binding is a multiple of; itself a multiple of 4. */
+  readonly offsetAlignmentElements: number;
+}
+
+/** Encodes kernels; the device runs them in order. */
+export interface Dispatcher {
+  /**
+   * Encodes one dispatch.
+   *
+   * @throws {RangeError} when a grid, binding or param count is over a limit
+   * @throws {ReferenceError} when a tensor has been freed
+   * @throws {DeviceError} when an earlier error of the device is known
+   */
+  run(call: KernelCall): void;
+  /** Limits of the device. */
+  readonly limits: DispatchLimits;
+  /** Whether a software driver computes on the CPU, where barriers are dear and large simple workgroups are fast. */
+  readonly isSoftware: boolean;
+  /** Optional features that the device was made with, such as `timestamp-query`. */
+  readonly features: ReadonlySet<string>;
+}
+
+/** Elements between the start of the binding and the tensor's first element. */
+export function residual(tensor: Tensor): number {
+  return tensor.offset % storageOf(tensor).owner.offsetAlignmentElements;
+}
+
+/** Whether vec4 loads work: every tensor starts at a multiple of 4 elements, and every row stride is one too. */
+export function canVectorize(tensors: readonly Tensor[], strides: readonly number[]): boolean {
+  return tensors.every((tensor) => tensor.offset % 4 === 0) && strides.every((stride) => stride % 4 === 0);
+}
+
+/** Folds a 1-D grid of any size into x and y; the kernel finds its number with {@linkcode LINEAR_INDEX} and guards. */
+export function linearGrid(workgroups: number): Workgroups {
+  if (workgroups <= MAX_WORKGROUPS_PER_DIM) return [workgroups, 1, 1];
+  const y = Math.ceil(workgroups / MAX_WORKGROUPS_PER_DIM);
+  return [Math.ceil(workgroups / y), y, 1];
+}
+
+/**
+ * WGSL expression of the workgroup's number in a {@linkcode linearGrid}. Needs the builtins `wid: vec3u` (workgroup_id)
+ * and `groups: vec3u` (num_workgroups). The last numbers may lie past the grid that was asked for.
+ */
+export const LINEAR_INDEX = "(wid.x + wid.y * groups.x)";
+
+/** A range of rows, end exclusive. */
+export interface RowBlock {
+  /** First row. */
+  readonly start: number;
+  /** One past the last row. */
+  readonly end: number;
+}
+
+/**
+ * Splits rows so that the `rows(start, end)` views of every tensor fit a binding, whatever their alignment; one block
+ * when all fits already.
+ *
+ * @param limits limits of the device
+ * @param rows rows of all tensors
+ * @param rowElements elements per row of each tensor that is split
+ * @param multiple rows per block are a multiple of this, except in the last; default 1
+ * @throws {RangeError} when `multiple` rows alone do not fit
+ */
+export function rowBlocks(
+  limits: DispatchLimits,
+  rows: number,
+  rowElements: readonly number[],
+  multiple = 1,
+): RowBlock[] {
+  const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
+  const widest = Math.max(1, ...rowElements);
+  const step = Math.floor(fitting / widest / multiple) * multiple;
+  if (step < 1) {
+    throw new RangeError(
+      `Cannot bind ${multiple} rows of ${widest} elements: a binding holds at most ${limits.maxBindingBytes} bytes`,
+    );
+  }
+  const blocks: RowBlock[] = [];
+  for (let start = 0; start < rows; start += step) blocks.push({ start, end: Math.min(rows, start + step) });
+  return blocks;
+}
