@@ -1,0 +1,104 @@
+/**
+ * What the attention ops want of their tensors; see `check_shapes.ts`.
+ *
+ * @module
+ */
+
+import type { Tensor } from "../tensor/tensor.ts";
+import { checkOperands, matrixDims, type Operand, reads, refuse, writes } from "./check_operands.ts";
+import type { AttentionInputs, AttentionShape } from "./ops.ts";
+
+/** Tokens of one sequence on either side of attention. */
+export interface AttentionDims {
+  /** Queries of one sequence, Sq. */
+  readonly queryTokens: number;
+  /** Keys of one sequence, Sk. */
+  readonly keyTokens: number;
+}
+
+/** Checks `Ops.attention`. */
+export function checkAttention(
+  inputs: AttentionInputs,
+  out: Tensor,
+  logSumExp: Tensor,
+  shape: AttentionShape,
+): AttentionDims {
+  const { dims, operands } = inputOperands("attention", inputs, shape);
+  checkOperands("attention", [
+    ...operands,
+    writes("out", out, inputs.q.shape),
+    writes("logSumExp", logSumExp, [inputs.q.shape[0], shape.heads]),
+  ]);
+  return dims;
+}
+
+/** Checks `Ops.attentionDelta`. */
+export function checkAttentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void {
+  const [rows, width] = matrixDims("attentionDelta", "out", out);
+  const operands = [
+    reads("out", out, out.shape),
+    reads("dOut", dOut, out.shape),
+    writes("delta", delta, [rows, heads]),
+  ];
+  if (!(heads > 0 && width % heads === 0)) {
+    refuse("attentionDelta", operands, `the columns of out must be a multiple of ${heads} heads`);
+  }
+  checkOperands("attentionDelta", operands);
+}
+
+/** Checks `Ops.attentionBackward`. */
+export function checkAttentionBackward(
+  inputs: AttentionInputs,
+  dOut: Tensor,
+  logSumExp: Tensor,
+  delta: Tensor,
+  gradients: { dq: Tensor; dk: Tensor; dv: Tensor },
+  shape: AttentionShape,
+): AttentionDims {
+  const { dims, operands } = inputOperands("attentionBackward", inputs, shape);
+  const perHead = [inputs.q.shape[0], shape.heads];
+  checkOperands("attentionBackward", [
+    ...operands,
+    reads("dOut", dOut, inputs.q.shape),
+    reads("logSumExp", logSumExp, perHead),
+    reads("delta", delta, perHead),
+    writes("dq", gradients.dq, inputs.q.shape),
+    writes("dk", gradients.dk, inputs.k.shape),
+    writes("dv", gradients.dv, inputs.v.shape),
+  ]);
+  return dims;
+}
+
+function inputOperands(
+  op: string,
+  inputs: AttentionInputs,
+  shape: AttentionShape,
+): { dims: AttentionDims; operands: Operand[] } {
+  const { batch, heads, kvHeads, headDim, scale } = shape;
+  for (const [name, value] of Object.entries({ batch, heads, kvHeads, headDim })) {
+    if (!(Number.isSafeInteger(value) && value > 0)) {
+      throw new RangeError(`Cannot run ${op} with ${name} ${value}: ${name} must be a positive integer`);
+    }
+  }
+  if (heads % kvHeads !== 0) {
+    throw new RangeError(
+      `Cannot run ${op} with ${heads} heads and ${kvHeads} kv heads: heads must be a multiple of them`,
+    );
+  }
+  if (!Number.isFinite(scale)) throw new RangeError(`Cannot run ${op} with scale ${scale}: scale must be finite`);
+  const { q, k, v, queryPositions, keyPositions } = inputs;
+  const [queryRows] = matrixDims(op, "q", q);
+  const [keyRows] = matrixDims(op, "k", k);
+  const dims = { queryTokens: queryRows / batch, keyTokens: keyRows / batch };
+  const operands = [
+    reads("q", q, [queryRows, heads * headDim]),
+    reads("k", k, [keyRows, kvHeads * headDim]),
+    reads("v", v, [keyRows, kvHeads * headDim]),
+    reads("queryPositions", queryPositions, [dims.queryTokens], "u32"),
+    reads("keyPositions", keyPositions, [dims.keyTokens], "u32"),
+  ];
+  if (queryRows % batch !== 0 || keyRows % batch !== 0) {
+    refuse(op, operands, `the rows of q and k must be multiples of the batch of ${batch}`);
+  }
+  return { dims, operands };
+}

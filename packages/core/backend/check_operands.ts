@@ -1,0 +1,96 @@
+/**
+ * How an op's tensors are checked: liveness, element type, shape, and no overlap of what is written with anything else.
+ *
+ * @module
+ */
+
+import { type DType, elementCount, sameShape, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** One tensor of an op and what it has to be. */
+export interface Operand {
+  /** Name in the signature of the op. */
+  readonly name: string;
+  readonly tensor: Tensor;
+  /** Wanted dims, or the wanted number of elements where the dims do not matter. */
+  readonly wanted: Shape | number;
+  /** Whether the op writes it; a written tensor must not overlap with any other. */
+  readonly written: boolean;
+  /** Wanted element type. */
+  readonly dtype: DType;
+}
+
+/** A tensor that the op reads; f32 unless told otherwise. */
+export function reads(name: string, tensor: Tensor, wanted: Shape | number, dtype: DType = "f32"): Operand {
+  return { name, tensor, wanted, written: false, dtype };
+}
+
+/** A tensor that the op writes; f32 unless told otherwise. */
+export function writes(name: string, tensor: Tensor, wanted: Shape | number, dtype: DType = "f32"): Operand {
+  return { name, tensor, wanted, written: true, dtype };
+}
+
+/**
+ * Checks the tensors of an op.
+ *
+ * @param op name of the op, for the message
+ * @param operands its tensors, in the order of the signature
+ * @throws {RangeError} when a shape, an element type or an overlap is wrong; the message names op and shapes
+ * @throws {ReferenceError} when a tensor has been freed
+ */
+export function checkOperands(op: string, operands: readonly Operand[]): void {
+  for (const { tensor } of operands) tensor.assertLive();
+  for (const { name, tensor, wanted, dtype } of operands) {
+    if (tensor.dtype !== dtype) refuse(op, operands, `${name} must be ${dtype}, not ${tensor.dtype}`);
+    if (typeof wanted === "number") {
+      if (tensor.size !== wanted) refuse(op, operands, `${name} must have ${wanted} elements, not ${tensor.size}`);
+    } else if (!sameShape(tensor.shape, wanted)) {
+      refuse(op, operands, `${name} must be ${showShape(wanted)}`);
+    }
+  }
+  checkOverlaps(op, operands);
+}
+
+/**
+ * Dims of a tensor of two dims.
+ *
+ * @throws {RangeError} when it has another number of dims
+ */
+export function matrixDims(op: string, name: string, tensor: Tensor): readonly [rows: number, columns: number] {
+  if (tensor.shape.length !== 2) {
+    throw new RangeError(`Cannot run ${op} on ${name} ${showShape(tensor.shape)}: ${name} must have two dims`);
+  }
+  return [tensor.shape[0], tensor.shape[1]];
+}
+
+/** Throws the `RangeError` of an op whose tensors are named with their shapes. */
+export function refuse(op: string, operands: readonly Operand[], reason: string): never {
+  const shapes = operands.map(({ name, tensor }) => `${name} ${showShape(tensor.shape)}`).join(", ");
+  throw new RangeError(`Cannot run ${op} on ${shapes}: ${reason}`);
+}
+
+/** A shape in words, such as `[3, 4]`. */
+export function showShape(shape: Shape): string {
+  return `[${shape.join(", ")}]`;
+}
+
+/** Whether two tensors have elements in common. */
+export function overlaps(a: Tensor, b: Tensor): boolean {
+  return a.storage === b.storage && a.offset < b.offset + elementCount(b.shape) &&
+    b.offset < a.offset + elementCount(a.shape);
+}
+
+/** Whether two tensors are the same elements. */
+export function sameElements(a: Tensor, b: Tensor): boolean {
+  return a.storage === b.storage && a.offset === b.offset && a.size === b.size;
+}
+
+function checkOverlaps(op: string, operands: readonly Operand[]): void {
+  operands.forEach((written, i) => {
+    if (!written.written) return;
+    operands.forEach((other, j) => {
+      if (i === j || !overlaps(written.tensor, other.tensor)) return;
+      refuse(op, operands, `${written.name} must not overlap ${other.name}`);
+    });
+  });
+}

@@ -1,0 +1,224 @@
+/**
+ * What each op wants of its tensors and options. Every backend calls these first, so that all refuse the same calls
+ * with the same words. Where dims follow from the shapes, the check returns them. Legend of dims: see `ops.ts`.
+ *
+ * Every function throws a `RangeError` that names the op and the shapes when a shape, an element type, an option or an
+ * overlap of tensors is wrong, and a `ReferenceError` when a tensor has been freed.
+ *
+ * @module
+ */
+
+import type { Tensor } from "../tensor/tensor.ts";
+import { checkOperands, matrixDims, reads, refuse, sameElements, showShape, writes } from "./check_operands.ts";
+import { type AdamWOptions, type InitNormalOptions, type MatmulOptions, PARTIAL_SUMS } from "./ops.ts";
+
+/** Dims of one matrix product: out [m, n] = a [m, k] · b [k, n], up to transposition. */
+export interface MatmulDims {
+  readonly layout: "NN" | "NT" | "TN";
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** Checks `Ops.matmul`. */
+export function checkMatmul(a: Tensor, b: Tensor, out: Tensor, options: MatmulOptions = {}): MatmulDims {
+  const { transposeA = false, transposeB = false } = options;
+  const layout = transposeA ? "TN" : transposeB ? "NT" : "NN";
+  const stop = (reason: string): never => {
+    const [left, right, into] = [a, b, out].map((tensor) => showShape(tensor.shape));
+    throw new RangeError(`Cannot multiply ${left} by ${right} (${layout}) into ${into}: ${reason}`);
+  };
+  if (transposeA && transposeB) stop("transposeA and transposeB must not be used together");
+  if ([a, b, out].some((tensor) => tensor.shape.length !== 2)) stop("matmul wants two dims of every tensor");
+  const [m, k] = transposeA ? [a.shape[1], a.shape[0]] : [a.shape[0], a.shape[1]];
+  const [n, inner] = transposeB ? [b.shape[0], b.shape[1]] : [b.shape[1], b.shape[0]];
+  if (inner !== k) stop(`the inner dims of matmul must be equal, not ${k} and ${inner}`);
+  if (out.shape[0] !== m || out.shape[1] !== n) stop(`out of matmul must be ${showShape([m, n])}`);
+  checkOperands("matmul", [reads("a", a, a.shape), reads("b", b, b.shape), writes("out", out, [m, n])]);
+  return { layout, m, n, k };
+}
+
+/** Checks `Ops.embedding`. */
+export function checkEmbedding(ids: Tensor, table: Tensor, out: Tensor): void {
+  const [, width] = matrixDims("embedding", "table", table);
+  checkOperands("embedding", [
+    reads("ids", ids, [ids.size], "u32"),
+    reads("table", table, table.shape),
+    writes("out", out, [ids.size, width]),
+  ]);
+}
+
+/** Checks `Ops.embeddingBackward`. */
+export function checkEmbeddingBackward(order: Tensor, segments: Tensor, dOut: Tensor, dTable: Tensor): void {
+  const [, width] = matrixDims("embeddingBackward", "dTable", dTable);
+  const [count] = matrixDims("embeddingBackward", "segments", segments);
+  checkOperands("embeddingBackward", [
+    reads("order", order, [order.size], "u32"),
+    reads("segments", segments, [count, 3], "u32"),
+    reads("dOut", dOut, [order.size, width]),
+    writes("dTable", dTable, dTable.shape),
+  ]);
+}
+
+/** Checks `Ops.rmsNorm`. */
+export function checkRmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void {
+  const [rows, width] = matrixDims("rmsNorm", "x", x);
+  const operands = [
+    reads("x", x, x.shape),
+    reads("weight", weight, [width]),
+    writes("out", out, x.shape),
+    writes("rstd", rstd, [rows]),
+  ];
+  checkOperands("rmsNorm", operands);
+  if (!(epsilon >= 0)) refuse("rmsNorm", operands, `epsilon must not be negative, not ${epsilon}`);
+}
+
+/** Checks `Ops.rmsNormBackward`. */
+export function checkRmsNormBackward(
+  x: Tensor,
+  weight: Tensor,
+  rstd: Tensor,
+  dOut: Tensor,
+  dx: Tensor,
+  dWeight?: Tensor,
+): void {
+  const [rows, width] = matrixDims("rmsNormBackward", "x", x);
+  checkOperands("rmsNormBackward", [
+    reads("x", x, x.shape),
+    reads("weight", weight, [width]),
+    reads("rstd", rstd, [rows]),
+    reads("dOut", dOut, x.shape),
+    writes("dx", dx, x.shape),
+    ...dWeight ? [writes("dWeight", dWeight, [width])] : [],
+  ]);
+}
+
+/** Dims of one rotation. */
+export interface RopeDims {
+  /** Rows of x. */
+  readonly rows: number;
+  /** Tokens of one sequence S. */
+  readonly tokens: number;
+  /** Head dim E. */
+  readonly headDim: number;
+}
+
+/** Checks `Ops.rope`. */
+export function checkRope(x: Tensor, table: Tensor, heads: number): RopeDims {
+  const [rows, width] = matrixDims("rope", "x", x);
+  const [tokens, headDim] = matrixDims("rope", "table", table);
+  const operands = [writes("x", x, [rows, heads * headDim]), reads("table", table, table.shape)];
+  if (width !== heads * headDim) {
+    refuse("rope", operands, `x must have ${heads} heads × ${headDim} (the head dim of table) columns`);
+  }
+  checkOperands("rope", operands);
+  if (headDim % 2 !== 0) refuse("rope", operands, `the head dim must be even, not ${headDim}`);
+  if (tokens === 0 ? rows !== 0 : rows % tokens !== 0) {
+    refuse("rope", operands, `the rows of x must be a multiple of the ${tokens} rows of table`);
+  }
+  return { rows, tokens, headDim };
+}
+
+/** Checks `Ops.gatedActivation`; `out` may be the same elements as `gate` or `up`. */
+export function checkGatedActivation(gate: Tensor, up: Tensor, out: Tensor): void {
+  const inPlace = [gate, up].some((input) => !input.freed && sameElements(input, out));
+  checkOperands("gatedActivation", [
+    reads("gate", gate, gate.shape),
+    reads("up", up, gate.shape),
+    inPlace ? reads("out", out, gate.shape) : writes("out", out, gate.shape),
+  ]);
+}
+
+/** Checks `Ops.gatedActivationBackward`. */
+export function checkGatedActivationBackward(gate: Tensor, up: Tensor, dOut: Tensor): void {
+  checkOperands("gatedActivationBackward", [
+    writes("gate", gate, gate.shape),
+    writes("up", up, gate.shape),
+    writes("dOut", dOut, gate.shape),
+  ]);
+}
+
+/** Checks `Ops.crossEntropy`. */
+export function checkCrossEntropy(logits: Tensor, labels: Tensor, losses: Tensor): void {
+  const [rows] = matrixDims("crossEntropy", "logits", logits);
+  checkOperands("crossEntropy", [
+    writes("logits", logits, logits.shape),
+    reads("labels", labels, [rows], "u32"),
+    writes("losses", losses, [rows]),
+  ]);
+}
+
+/** Checks `Ops.sum`. */
+export function checkSum(x: Tensor, out: Tensor): void {
+  checkOperands("sum", [reads("x", x, x.shape), writes("out", out, [1])]);
+}
+
+/** Checks `Ops.sumSquares`. */
+export function checkSumSquares(x: Tensor, out: Tensor): void {
+  checkOperands("sumSquares", [reads("x", x, x.shape), writes("out", out, [PARTIAL_SUMS])]);
+}
+
+/** Checks `Ops.clipFactor`. */
+export function checkClipFactor(partials: Tensor, result: Tensor, maxNorm: number): void {
+  const operands = [reads("partials", partials, [PARTIAL_SUMS]), writes("result", result, [2])];
+  checkOperands("clipFactor", operands);
+  if (!(maxNorm > 0)) refuse("clipFactor", operands, `maxNorm must be positive, not ${maxNorm}`);
+}
+
+/** Checks `Ops.adamw`. */
+export function checkAdamW(
+  param: Tensor,
+  grad: Tensor,
+  m: Tensor,
+  v: Tensor,
+  options: AdamWOptions,
+  clip?: Tensor,
+): void {
+  const operands = [
+    writes("param", param, param.shape),
+    reads("grad", grad, param.size),
+    writes("m", m, param.size),
+    writes("v", v, param.size),
+    ...clip ? [reads("clip", clip, [2])] : [],
+  ];
+  checkOperands("adamw", operands);
+  const { step, beta1, beta2 } = options;
+  if (!(Number.isSafeInteger(step) && step >= 1)) refuse("adamw", operands, `step must count from 1, not ${step}`);
+  for (const [name, beta] of [["beta1", beta1], ["beta2", beta2]] as const) {
+    if (!(beta >= 0 && beta < 1)) refuse("adamw", operands, `${name} must be at least 0 and below 1, not ${beta}`);
+  }
+}
+
+/** Checks `Ops.add`. */
+export function checkAdd(x: Tensor, out: Tensor): void {
+  checkOperands("add", [reads("x", x, x.shape), writes("out", out, x.size)]);
+}
+
+/** Checks `Ops.scale`. */
+export function checkScale(x: Tensor): void {
+  checkOperands("scale", [writes("x", x, x.shape)]);
+}
+
+/** Checks `Ops.fill`. */
+export function checkFill(x: Tensor): void {
+  checkOperands("fill", [writes("x", x, x.shape)]);
+}
+
+/** Checks `Ops.copy`. */
+export function checkCopy(x: Tensor, out: Tensor): void {
+  checkOperands("copy", [reads("x", x, x.shape, x.dtype), writes("out", out, x.size, x.dtype)]);
+}
+
+/** Checks `Ops.initNormal`. */
+export function checkInitNormal(out: Tensor, options: InitNormalOptions): void {
+  const operands = [writes("out", out, out.shape)];
+  checkOperands("initNormal", operands);
+  const { std, seed, stream, start = 0 } = options;
+  if (!(std >= 0 && Number.isFinite(std))) refuse("initNormal", operands, `std must not be negative, not ${std}`);
+  for (const [name, value] of [["seed", seed], ["stream", stream]] as const) {
+    if (value !== value >>> 0) refuse("initNormal", operands, `${name} must be a u32, not ${value}`);
+  }
+  if (!(Number.isSafeInteger(start) && start >= 0)) {
+    refuse("initNormal", operands, `start must be a non-negative integer, not ${start}`);
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * The reference backend: every op in plain TypeScript on the CPU. It is the oracle that other backends are tested
+ * against, and what training runs on where there is no GPU driver.
+ *
+ * @module
+ */
+
+import { Ledger } from "../../memory/ledger.ts";
+import { type DType, elementCount, type Shape } from "../../tensor/shape.ts";
+import { type MemoryTag, Tensor } from "../../tensor/tensor.ts";
+import type { Backend, KernelTime } from "../backend.ts";
+import type { Ops } from "../ops.ts";
+import { OpTimer } from "./op_timer.ts";
+import { ReferenceOps } from "./reference_ops.ts";
+import { elementsOf, floatsOf, HostStorage } from "./storage.ts";
+
+/** What fresh u32 tensors hold with `poison`: no id, position or label that a test would use. */
+const POISON_ID = 0xdeadbeef;
+
+/** Options of {@linkcode createReferenceBackend}. */
+export interface ReferenceBackendOptions {
+  /** Fill fresh tensors with NaN or 0xdeadbeef, so that reading undefined contents shows. Default false: zeros. */
+  poison?: boolean;
+  /** Measure the wall time of every op. Default false. */
+  profile?: boolean;
+}
+
+/** Makes a backend that computes on the CPU in the calling thread. */
+export function createReferenceBackend(options: ReferenceBackendOptions = {}): Backend {
+  return new ReferenceBackend(options);
+}
+
+class ReferenceBackend implements Backend {
+  readonly name = "reference";
+  readonly deviceName = "CPU reference";
+  readonly isSoftware = true;
+  readonly ledger = new Ledger();
+  readonly ops: Ops;
+  readonly #timer: OpTimer;
+  readonly #poison: boolean;
+
+  constructor({ poison = false, profile = false }: ReferenceBackendOptions) {
+    this.#timer = new OpTimer(profile);
+    this.#poison = poison;
+    this.ops = new ReferenceOps(this.#timer);
+  }
+
+  get peakReservedBytes(): number {
+    return this.ledger.peak().totalBytes;
+  }
+
+  empty(shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
+    const storage = new HostStorage(this.ledger, tag, dtype, elementCount(shape));
+    if (this.#poison) storage.data.fill(dtype === "f32" ? NaN : POISON_ID);
+    return new Tensor(storage, [...shape], dtype);
+  }
+
+  write(tensor: Tensor, data: Float32Array | Uint32Array): void {
+    const elements = elementsOf(tensor);
+    if (data.length !== elements.length) {
+      throw new RangeError(
+        `Cannot write ${data.length} elements to a tensor of shape [${tensor.shape}]: it has ${elements.length}`,
+      );
+    }
+    if (data.constructor !== elements.constructor) {
+      throw new TypeError(`Cannot write a ${data.constructor.name} to a ${tensor.dtype} tensor`);
+    }
+    elements.set(data);
+  }
+
+  async read(tensor: Tensor): Promise<Float32Array> {
+    const [elements] = await this.readAll([tensor]);
+    return elements;
+  }
+
+  async readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
+    const copies = tensors.map((tensor) => floatsOf(tensor).slice());
+    await this.sync();
+    return copies;
+  }
+
+  flush(): void {}
+
+  /** Lets timers and sockets run: ops are done when they return, and would starve the event loop otherwise. */
+  sync(): Promise<void> {
+    return new Promise((resolve) => setTimeout(resolve, 0));
+  }
+
+  takeProfile(): Promise<KernelTime[]> {
+    return Promise.resolve(this.#timer.take());
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return Promise.resolve();
+  }
+}
