@@ -1,6 +1,80 @@
 /**
  * Mini-sequence training: backends, layers, recomputation, the strategy seam and the transport between ranks.
  *
+ * The Mini-Sequence Transformer (Luo et al., NeurIPS 2024, arXiv 2407.15892) runs position-wise layers slice by slice
+ * along the sequence with activation recomputation, so that large intermediates never exist for the whole sequence.
+ *
+ * @example Wrap a layer of your own
+ * ```ts
+ * import { miniSequence, recompute } from "@mst/core";
+ *
+ * const sliced = miniSequence(recompute(myLayer), { chunks: 8 });
+ * ```
+ *
  * @module
  */
-export {};
+
+export * from "./backend/backend.ts";
+export * from "./backend/ops.ts";
+export { createReferenceBackend, type ReferenceBackendOptions } from "./backend/reference/reference_backend.ts";
+export { parseHfConfig, UnsupportedModelError } from "./config/hf_config.ts";
+export * from "./config/model_config.ts";
+export { MODEL_PRESETS } from "./config/presets.ts";
+export * from "./config/train_config.ts";
+export { applyLayer, type Forward, type Layer, outputLike, rematerializeLayer } from "./layer/layer.ts";
+export type { Parameter } from "./layer/parameter.ts";
+export { sequential } from "./layer/sequential.ts";
+export { type BytesByTag, Ledger, type PeakMemory } from "./memory/ledger.ts";
+export * from "./mini_sequence/chunk_plan.ts";
+export {
+  lmHeadLogits,
+  type LmHeadLoss,
+  lmHeadLoss,
+  type LmHeadLossOptions,
+  type LmHeadWeights,
+} from "./mini_sequence/lm_head_loss.ts";
+export { miniSequence, type MiniSequenceOptions } from "./mini_sequence/mini_sequence.ts";
+export { type AttentionLayerOptions, createAttentionLayer } from "./model/attention.ts";
+export { attentionShape, createDecoder, type Decoder, type DecoderOptions } from "./model/decoder.ts";
+export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_block.ts";
+export { createMlpLayer } from "./model/mlp.ts";
+export * from "./model/parameters.ts";
+export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
+export * from "./model/token_batch.ts";
+export * from "./recompute/policy.ts";
+export { recompute } from "./recompute/recompute.ts";
+export { createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
+export { OverlapClock, type OverlapTimes } from "./strategy/overlap_clock.ts";
+export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
+export { allReduceGradients } from "./strategy/reduce_gradients.ts";
+export { createSingleStrategy } from "./strategy/single.ts";
+export type {
+  AttentionCore,
+  AttentionMemory,
+  ExchangeReport,
+  SequenceStrategy,
+  TokenPartition,
+} from "./strategy/strategy.ts";
+export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
+export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
+export { type DType, ELEMENT_BYTES, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
+export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
+export {
+  BYTE_VOCAB,
+  DataSource,
+  type DataSourceOptions,
+  END_TOKEN,
+  readText,
+  type TokenizedText,
+} from "./train/data_source.ts";
+export { learningRateAt } from "./train/lr_schedule.ts";
+export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
+export { createAdamW, type Optimizer } from "./train/optimizer.ts";
+export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
+export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
+export { segmentBounds } from "./transport/collectives.ts";
+export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
+export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
+export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
+export { type ConnectOptions, connectProcessGroup } from "./transport/rendezvous.ts";
+export { statsSince } from "./transport/stats.ts";

@@ -1,6 +1,7 @@
 /**
- * Ring Attention as a sequence strategy: key and value blocks travel around the ranks, partial outputs are merged.
+ * Ring Attention: blocks of keys and values travel around a ring of ranks (Liu, Zaharia & Abbeel 2023).
  *
  * @module
  */
-export {};
+
+export { createRingStrategy, ringAttentionMemory, type RingOptions } from "./ring_strategy.ts";

@@ -1,0 +1,37 @@
+/**
+ * A decoder block: attention, then the MLP mini-sequence by mini-sequence, under a recompute policy.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import type { RecomputePolicy } from "../config/train_config.ts";
+import type { Layer } from "../layer/layer.ts";
+import { sequential } from "../layer/sequential.ts";
+import { miniSequence } from "../mini_sequence/mini_sequence.ts";
+import { recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
+import { recompute } from "../recompute/recompute.ts";
+import { type AttentionLayerOptions, createAttentionLayer } from "./attention.ts";
+import { createMlpLayer } from "./mlp.ts";
+import type { BlockParameters } from "./parameters.ts";
+
+/** How a block runs. */
+export interface DecoderBlockOptions extends AttentionLayerOptions {
+  /** Number of mini-sequences of the MLP. */
+  readonly mlpChunks: number;
+  /** What is kept for backward. */
+  readonly policy: RecomputePolicy;
+}
+
+/** The block as a layer over this rank's rows [B·S, D]. */
+export function createDecoderBlock(
+  backend: Backend,
+  weights: BlockParameters,
+  { mlpChunks, policy, ...attentionOptions }: DecoderBlockOptions,
+): Layer {
+  const attention = createAttentionLayer(backend, weights, attentionOptions);
+  const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon);
+  const slicedMlp = miniSequence(recomputesMlp(policy) ? recompute(mlp) : mlp, { chunks: mlpChunks });
+  const block = sequential(attention, slicedMlp);
+  return recomputesAttention(policy) ? recompute(block) : block;
+}

@@ -1,0 +1,181 @@
+/**
+ * The weights of a decoder: names, shapes, allocation and initial values.
+ *
+ * @module
+ */
+
+import { type Backend, zeros } from "../backend/backend.ts";
+import type { ModelConfig } from "../config/model_config.ts";
+import type { Parameter } from "../layer/parameter.ts";
+import { elementCount, type Shape } from "../tensor/shape.ts";
+
+/** Standard deviation of initial projections and embeddings (transformers' default initializer_range). */
+export const INITIAL_STD = 0.02;
+
+/** Name and shape of a weight. */
+export interface ParameterSpec {
+  /** Name in transformers' state dict. */
+  readonly name: string;
+  /** Dims. */
+  readonly shape: Shape;
+}
+
+/** Weights of one decoder block. */
+export interface BlockParameters {
+  /** RMSNorm before attention [D]. */
+  readonly attentionNorm: Parameter;
+  /** Query projection [H·E, D]. */
+  readonly query: Parameter;
+  /** Key projection [K·E, D]. */
+  readonly key: Parameter;
+  /** Value projection [K·E, D]. */
+  readonly value: Parameter;
+  /** Output projection [D, H·E]. */
+  readonly output: Parameter;
+  /** RMSNorm before the MLP [D]. */
+  readonly mlpNorm: Parameter;
+  /** Gate projection [F, D]. */
+  readonly gate: Parameter;
+  /** Up projection [F, D]. */
+  readonly up: Parameter;
+  /** Down projection [D, F]. */
+  readonly down: Parameter;
+}
+
+/** Weights of a decoder. */
+export interface DecoderParameters {
+  /** Token embedding [V, D]. */
+  readonly embedding: Parameter;
+  /** Blocks, first to last. */
+  readonly blocks: readonly BlockParameters[];
+  /** Final RMSNorm [D]. */
+  readonly finalNorm: Parameter;
+  /** LM head [V, D]; the embedding itself when tied. */
+  readonly head: Parameter;
+  /** Every distinct parameter once, in a fixed order. */
+  readonly all: readonly Parameter[];
+  /** Frees weights and gradients. */
+  free(): void;
+}
+
+/** Names within a block, as transformers' Llama has them. */
+const BLOCK_NAMES: Readonly<Record<keyof BlockParameters, string>> = {
+  attentionNorm: "input_layernorm",
+  query: "self_attn.q_proj",
+  key: "self_attn.k_proj",
+  value: "self_attn.v_proj",
+  output: "self_attn.o_proj",
+  mlpNorm: "post_attention_layernorm",
+  gate: "mlp.gate_proj",
+  up: "mlp.up_proj",
+  down: "mlp.down_proj",
+};
+
+/** Every weight of a model once: embedding, blocks, final norm and, unless tied, the LM head. */
+export function parameterSpecs(model: ModelConfig): ParameterSpec[] {
+  const { dim, vocab } = model;
+  const shapes = blockShapes(model);
+  return [
+    { name: "model.embed_tokens.weight", shape: [vocab, dim] },
+    ...Array.from(
+      { length: model.layers },
+      (_, layer) => blockKeys().map((key) => ({ name: blockParameterName(layer, key), shape: shapes[key] })),
+    ).flat(),
+    { name: "model.norm.weight", shape: [dim] },
+    ...(model.tiedEmbeddings ? [] : [{ name: "lm_head.weight", shape: [vocab, dim] }]),
+  ];
+}
+
+/** Options of {@linkcode createParameters}. */
+export interface CreateParametersOptions {
+  /** Seed of the initial values. */
+  readonly seed: number;
+  /** Values by name instead of initial ones, all or none. */
+  readonly weights?: ReadonlyMap<string, Float32Array>;
+  /** Names of weights that are not trained: they get no gradient. */
+  readonly frozen?: ReadonlySet<string>;
+}
+
+/**
+ * Allocates the weights and zeroed gradients. Without given values, projections and embeddings start from a normal
+ * distribution of standard deviation {@linkcode INITIAL_STD} and norms from 1; a value depends on the seed, the weight's
+ * number and its index alone, so any number of ranks starts from the same bits.
+ *
+ * @throws {RangeError} when a given weight is missing or has another size
+ */
+export function createParameters(
+  backend: Backend,
+  model: ModelConfig,
+  { seed, weights, frozen = new Set() }: CreateParametersOptions,
+): DecoderParameters {
+  const specs = parameterSpecs(model);
+  if (weights) checkWeights(specs, weights);
+  const byName = new Map<string, Parameter>();
+  for (const [stream, { name, shape }] of specs.entries()) {
+    const value = backend.empty(shape, "weights");
+    const given = weights?.get(name);
+    if (given) backend.write(value, given);
+    else if (shape.length === 1) backend.ops.fill(value, 1);
+    else backend.ops.initNormal(value, { std: INITIAL_STD, seed, stream });
+    const gradient = frozen.has(name) ? undefined : zeros(backend, shape, "gradients");
+    byName.set(name, { name, value, gradient });
+  }
+  return assemble(model, byName);
+}
+
+function assemble(model: ModelConfig, byName: ReadonlyMap<string, Parameter>): DecoderParameters {
+  const get = (name: string) => byName.get(name)!;
+  const embedding = get("model.embed_tokens.weight");
+  const all = [...byName.values()];
+  return {
+    embedding,
+    blocks: Array.from(
+      { length: model.layers },
+      (_, layer) =>
+        Object.fromEntries(
+          blockKeys().map((key) => [key, get(blockParameterName(layer, key))]),
+        ) as unknown as BlockParameters,
+    ),
+    finalNorm: get("model.norm.weight"),
+    head: model.tiedEmbeddings ? embedding : get("lm_head.weight"),
+    all,
+    free: () =>
+      all.forEach(({ value, gradient }) => {
+        value.free();
+        gradient?.free();
+      }),
+  };
+}
+
+function checkWeights(specs: readonly ParameterSpec[], weights: ReadonlyMap<string, Float32Array>): void {
+  for (const { name, shape } of specs) {
+    const given = weights.get(name);
+    if (!given) throw new RangeError(`Cannot load the model: weight ${name} [${shape}] is missing`);
+    if (given.length !== elementCount(shape)) {
+      throw new RangeError(`Cannot load weight ${name}: it has ${given.length} elements, wanted [${shape}]`);
+    }
+  }
+}
+
+function blockKeys(): (keyof BlockParameters)[] {
+  return Object.keys(BLOCK_NAMES) as (keyof BlockParameters)[];
+}
+
+function blockParameterName(layer: number, key: keyof BlockParameters): string {
+  return `model.layers.${layer}.${BLOCK_NAMES[key]}.weight`;
+}
+
+function blockShapes(model: ModelConfig): Record<keyof BlockParameters, Shape> {
+  const { dim, ffn, heads, kvHeads, headDim } = model;
+  return {
+    attentionNorm: [dim],
+    query: [heads * headDim, dim],
+    key: [kvHeads * headDim, dim],
+    value: [kvHeads * headDim, dim],
+    output: [dim, heads * headDim],
+    mlpNorm: [dim],
+    gate: [ffn, dim],
+    up: [ffn, dim],
+    down: [dim, ffn],
+  };
+}

@@ -1,0 +1,67 @@
+/**
+ * Attention of one rank that holds the whole sequence.
+ *
+ * @module
+ */
+
+import { type Backend, tensorFrom, zeros } from "../backend/backend.ts";
+import type { AttentionShape } from "../backend/ops.ts";
+import { ELEMENT_BYTES } from "../tensor/shape.ts";
+import { type Saved, savedTensors } from "../tensor/scope.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { AttentionCore, AttentionMemory, TokenPartition } from "./strategy.ts";
+
+/** Attention without any exchange, for one micro-batch. */
+export function createLocalAttention(
+  backend: Backend,
+  shape: AttentionShape,
+  partition: TokenPartition,
+): AttentionCore {
+  const { ops } = backend;
+  const [local] = partition.positions;
+  const positions = tensorFrom(backend, local, [local.length], "activations");
+  const inputs = (q: Tensor, k: Tensor, v: Tensor) => ({
+    q,
+    k,
+    v,
+    queryPositions: positions,
+    keyPositions: positions,
+  });
+
+  return {
+    forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
+      const out = backend.empty(q.shape, "activations");
+      const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
+      ops.attention(inputs(q, k, v), out, logSumExp, shape);
+      return Promise.resolve({ out: out.share(), saved: savedTensors({ q, k, v, out, logSumExp }) });
+    },
+
+    backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
+      const [q, k, v, out, logSumExp] = saved.tensors;
+      const dq = zeros(backend, q.shape, "activations");
+      const dk = zeros(backend, k.shape, "activations");
+      const dv = zeros(backend, v.shape, "activations");
+      using delta = backend.empty(logSumExp.shape, "activations");
+      ops.attentionDelta(out, dOut, delta, shape.heads);
+      ops.attentionBackward(inputs(q, k, v), dOut, logSumExp, delta, { dq, dk, dv }, shape);
+      dOut.free();
+      saved.free();
+      return Promise.resolve({ dq, dk, dv });
+    },
+
+    [Symbol.dispose](): void {
+      positions.free();
+    },
+  };
+}
+
+/** Device bytes of {@linkcode createLocalAttention} in closed form. */
+export function localAttentionMemory(
+  { batch, heads, kvHeads, headDim }: AttentionShape,
+  { seqTokens }: TokenPartition,
+): AttentionMemory {
+  return {
+    forwardBytes: 0,
+    backwardBytes: batch * seqTokens * (heads * headDim + 2 * kvHeads * headDim + heads) * ELEMENT_BYTES,
+  };
+}

@@ -1,0 +1,26 @@
+/**
+ * No parallelism: the whole sequence on one rank. The control of every comparison.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import { createLocalAttention, localAttentionMemory } from "./local_attention.ts";
+import { contiguousPartition } from "./partition.ts";
+import type { SequenceStrategy } from "./strategy.ts";
+
+/** The strategy of one rank. */
+export function createSingleStrategy(backend: Backend): SequenceStrategy {
+  return {
+    name: "single",
+    rank: 0,
+    ranks: 1,
+    partition: (seqTokens) => contiguousPartition(seqTokens, 1),
+    attention: (shape, partition) => createLocalAttention(backend, shape, partition),
+    attentionMemory: localAttentionMemory,
+    reduceGradients: () => Promise.resolve(),
+    sumOverRanks: (values) => Promise.resolve([...values]),
+    beginStep: () => {},
+    takeExchange: () => ({ communicationMs: 0, exposedMs: 0, bytesSent: 0 }),
+  };
+}

@@ -1,0 +1,75 @@
+/**
+ * The seam through which sequence parallelism is swapped per run.
+ *
+ * @module
+ */
+
+import type { AttentionShape } from "../backend/ops.ts";
+import type { Saved } from "../tensor/scope.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** Which global positions each rank owns. */
+export interface TokenPartition {
+  /** Tokens S of a whole sequence. */
+  readonly seqTokens: number;
+  /** For each rank, the global positions of its tokens in local order, ascending; together every position once. */
+  readonly positions: readonly Uint32Array[];
+}
+
+/**
+ * Whole-sequence causal attention from this rank's tokens. Made per micro-batch, for one partition.
+ *
+ * Shapes: q and out [B·S_local, H·E]; k and v [B·S_local, K·E].
+ */
+export interface AttentionCore extends Disposable {
+  /** Attention of the local queries; takes over q, k and v. `out` is owned by the caller. */
+  forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }>;
+  /** Gradients of the local q, k and v, owned by the caller; takes over `dOut` and `saved`. */
+  backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }>;
+}
+
+/** Time and bytes that a strategy spent on exchange since they were last taken. */
+export interface ExchangeReport {
+  /** Time in which at least one exchange was under way, in milliseconds. */
+  readonly communicationMs: number;
+  /** The part of it in which the device had nothing to compute. */
+  readonly exposedMs: number;
+  /** Payload bytes sent by this rank. */
+  readonly bytesSent: number;
+}
+
+/** Device bytes that an {@linkcode AttentionCore} holds at most, for the memory estimate. */
+export interface AttentionMemory {
+  /** During forward, beyond q, k, v, out and the log-sum-exp. */
+  readonly forwardBytes: number;
+  /** During backward, beyond what forward saved and dOut; includes dq, dk and dv. */
+  readonly backwardBytes: number;
+}
+
+/** How a sequence is spread over ranks, and what the ranks exchange. Layers never ask which strategy it is. */
+export interface SequenceStrategy {
+  /** Name on the command line. */
+  readonly name: string;
+  /** This process's number, from 0. */
+  readonly rank: number;
+  /** Number of ranks. */
+  readonly ranks: number;
+  /**
+   * Splits a sequence over the ranks.
+   *
+   * @throws {UnsupportedTopologyError} when it cannot be split
+   */
+  partition(seqTokens: number): TokenPartition;
+  /** Attention over the whole sequence for one micro-batch; disposed of by the caller. */
+  attention(shape: AttentionShape, partition: TokenPartition): AttentionCore;
+  /** Closed-form device bytes of {@linkcode SequenceStrategy.attention}, for the memory estimate. */
+  attentionMemory(shape: AttentionShape, partition: TokenPartition): AttentionMemory;
+  /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
+  reduceGradients(gradients: readonly Tensor[]): Promise<void>;
+  /** Sums of each number over ranks. */
+  sumOverRanks(values: readonly number[]): Promise<number[]>;
+  /** Tells peers which step is under way, for their error messages. */
+  beginStep(step: number): void;
+  /** Takes the exchange statistics since the last call. */
+  takeExchange(): ExchangeReport;
+}

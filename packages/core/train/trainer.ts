@@ -1,0 +1,211 @@
+/**
+ * Training steps of one rank.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import type { ModelConfig } from "../config/model_config.ts";
+import type { TrainConfig } from "../config/train_config.ts";
+import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
+import { createDecoder, type Decoder } from "../model/decoder.ts";
+import { createParameters, type DecoderParameters } from "../model/parameters.ts";
+import { checkBatch, localBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { learningRateAt } from "./lr_schedule.ts";
+import { createAdamW, type Optimizer } from "./optimizer.ts";
+
+/** What a trainer is made of. */
+export interface TrainerOptions {
+  /** Device of this rank; stays with the caller. */
+  readonly backend: Backend;
+  /** How sequences are spread over ranks; stays with the caller. */
+  readonly strategy: SequenceStrategy;
+  /** Shape of the model. */
+  readonly model: ModelConfig;
+  /** How it is trained. */
+  readonly train: TrainConfig;
+  /** Weights under transformers' names; initialised from the seed when left out. */
+  readonly weights?: ReadonlyMap<string, Float32Array>;
+}
+
+/** What one step did; times of this rank in milliseconds. */
+export interface StepReport {
+  /** Step number, from 1. */
+  readonly step: number;
+  /** Mean loss over the valid tokens of the step, over all ranks; 0 when there are none. */
+  readonly loss: number;
+  /** Global gradient norm before clipping. */
+  readonly gradNorm: number;
+  /** Learning rate of the step. */
+  readonly learningRate: number;
+  /** The whole step. */
+  readonly stepMs: number;
+  /** Forward and backward, without waiting for peers. */
+  readonly computeMs: number;
+  /** Time in which an exchange was under way. */
+  readonly communicationMs: number;
+  /** The part of it that compute did not hide. */
+  readonly exposedCommunicationMs: number;
+  /** Clipping and update. */
+  readonly optimizerMs: number;
+  /** Payload bytes that this rank sent. */
+  readonly bytesSent: number;
+}
+
+/** Gradients of one accumulation of micro-batches. */
+export interface GradientReport {
+  /** Mean loss over the valid tokens. */
+  readonly loss: number;
+  /** Gradients by parameter name, summed over ranks. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+/**
+ * Trains a decoder on one rank; every rank runs its own with the same batches. Between steps only weights, gradients and
+ * optimizer states live on the device.
+ */
+export class Trainer implements Disposable {
+  readonly #backend: Backend;
+  readonly #strategy: SequenceStrategy;
+  readonly #model: ModelConfig;
+  readonly #train: TrainConfig;
+  readonly #parameters: DecoderParameters;
+  readonly #optimizer: Optimizer;
+  readonly #decoder: Decoder;
+  #step = 0;
+
+  /**
+   * @throws {UnsupportedTopologyError} when the strategy cannot split the sequence
+   * @throws {RangeError} when given weights do not fit the model
+   */
+  constructor({ backend, strategy, model, train, weights }: TrainerOptions) {
+    this.#backend = backend;
+    this.#strategy = strategy;
+    this.#model = model;
+    this.#train = train;
+    const localRows = train.batch * strategy.partition(train.seqTokens).positions[strategy.rank].length;
+    this.#parameters = createParameters(backend, model, { seed: train.seed, weights });
+    this.#optimizer = createAdamW(backend, this.#parameters.all);
+    this.#decoder = createDecoder({
+      backend,
+      model,
+      parameters: this.#parameters,
+      strategy,
+      seqTokens: train.seqTokens,
+      mlpChunks: mlpChunkCount(train.mlpChunks, localRows, model.dim),
+      headChunks: headChunkCount(train.headChunks, model.vocab, model.dim),
+      policy: train.recompute,
+    });
+  }
+
+  /** Global positions of this rank's tokens. */
+  get positions(): Uint32Array {
+    return this.#decoder.partition.positions[this.#strategy.rank];
+  }
+
+  /**
+   * One optimizer step over the micro-batches.
+   *
+   * @throws {RangeError} when a batch does not fit, or the loss is not finite (the update is then lost)
+   */
+  async step(batches: readonly TokenBatch[]): Promise<StepReport> {
+    const { beta1, beta2, epsilon, weightDecay, clipNorm } = this.#train;
+    this.#step++;
+    this.#strategy.beginStep(this.#step);
+    this.#strategy.takeExchange();
+    const startMs = performance.now();
+
+    const losses = await this.#forwardBackward(batches);
+    const computedAt = this.#backend.sync().then(() => performance.now());
+    computedAt.catch(() => {}); // the same error is thrown by the reads below
+    const ring = this.#strategy.takeExchange();
+    await this.#reduceGradients();
+    const reduced = this.#strategy.takeExchange();
+    const reducedAtMs = performance.now();
+
+    const learningRate = learningRateAt(this.#step, this.#train);
+    const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: this.#step };
+    using clip = this.#optimizer.step(options, clipNorm);
+    const [[gradNorm], ...lossSums] = await this.#backend.readAll([clip, ...losses]);
+    const loss = await this.#meanLoss(lossSums, batches);
+    const endMs = performance.now();
+    const computedAtMs = await computedAt;
+    losses.forEach((tensor) => tensor.free());
+    this.#assertFinite(loss, gradNorm);
+
+    return {
+      step: this.#step,
+      loss,
+      gradNorm,
+      learningRate,
+      stepMs: endMs - startMs,
+      computeMs: computedAtMs - startMs - ring.exposedMs,
+      communicationMs: ring.communicationMs + reduced.communicationMs,
+      exposedCommunicationMs: ring.exposedMs + reduced.exposedMs,
+      optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs),
+      bytesSent: ring.bytesSent + reduced.bytesSent,
+    };
+  }
+
+  /** Loss and gradients of the micro-batches, without an update. */
+  async gradients(batches: readonly TokenBatch[]): Promise<GradientReport> {
+    const losses = await this.#forwardBackward(batches);
+    await this.#reduceGradients();
+    const trained = this.#parameters.all.filter(({ gradient }) => gradient);
+    const values = await this.#backend.readAll([...losses, ...trained.map(({ gradient }) => gradient!)]);
+    const loss = await this.#meanLoss(values.splice(0, losses.length), batches);
+    losses.forEach((tensor) => tensor.free());
+    trained.forEach(({ gradient }) => this.#backend.ops.fill(gradient!, 0));
+    return { loss, gradients: new Map(trained.map(({ name }, i) => [name, values[i]])) };
+  }
+
+  /** Logits of this rank's rows [B·S_local, V]; their positions are {@linkcode Trainer.positions}. */
+  async logits(batch: TokenBatch): Promise<Float32Array> {
+    this.#check([batch]);
+    return await this.#decoder.logits(localBatch(batch, this.positions));
+  }
+
+  /** Frees weights, gradients and optimizer states. */
+  [Symbol.dispose](): void {
+    this.#optimizer.free();
+    this.#parameters.free();
+  }
+
+  /** Adds this rank's gradients of the mean loss; returns the sum of losses of each micro-batch. */
+  async #forwardBackward(batches: readonly TokenBatch[]): Promise<Tensor[]> {
+    this.#check(batches);
+    const scale = 1 / Math.max(1, countValid(batches));
+    const losses: Tensor[] = [];
+    for (const batch of batches) {
+      losses.push(await this.#decoder.lossAndGradients(localBatch(batch, this.positions), scale));
+    }
+    return losses;
+  }
+
+  async #reduceGradients(): Promise<void> {
+    await this.#strategy.reduceGradients(this.#parameters.all.flatMap(({ gradient }) => gradient ?? []));
+  }
+
+  async #meanLoss(lossSums: readonly Float32Array[], batches: readonly TokenBatch[]): Promise<number> {
+    const [sum] = await this.#strategy.sumOverRanks([lossSums.reduce((total, [loss]) => total + loss, 0)]);
+    return sum / Math.max(1, countValid(batches));
+  }
+
+  #check(batches: readonly TokenBatch[]): void {
+    if (batches.length === 0) throw new RangeError("Cannot train on no micro-batches: at least one is needed");
+    for (const batch of batches) checkBatch(batch, this.#train.seqTokens, this.#model.vocab);
+  }
+
+  #assertFinite(loss: number, gradNorm: number): void {
+    if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return;
+    throw new RangeError(
+      `Cannot go on after step ${this.#step}: loss ${loss}, gradient norm ${gradNorm}; a lower learning rate may help`,
+    );
+  }
+}
+
+function countValid(batches: readonly TokenBatch[]): number {
+  return batches.reduce((count, batch) => count + validTokens(batch), 0);
+}

@@ -1,0 +1,143 @@
+/**
+ * Exact causal attention over a ring of ranks, forward and backward.
+ *
+ * In round i a rank works on the block of k and v that rank − i owns. Blocks travel from host memory to host memory
+ * and reach the device when their round starts; the next block travels while the current one is computed.
+ *
+ * @module
+ */
+
+import {
+  type AttentionCore,
+  type AttentionShape,
+  type Backend,
+  type OverlapClock,
+  type ProcessGroup,
+  type Saved,
+  savedTensors,
+  Scope,
+  type Tensor,
+  tensorFrom,
+  type TokenPartition,
+  zeros,
+} from "@mst/core";
+import { createBlockExchange, type HostBlock } from "./block_exchange.ts";
+
+/** What ring attention is made of. */
+export interface RingAttentionOptions {
+  /** Device of this rank. */
+  readonly backend: Backend;
+  /** The ranks. */
+  readonly group: ProcessGroup;
+  /** Measures hidden and exposed exchange. */
+  readonly clock: OverlapClock;
+  /** Dims of attention. */
+  readonly shape: AttentionShape;
+  /** Positions of every rank. */
+  readonly partition: TokenPartition;
+}
+
+/** A block of k and v on the device with the positions of its keys. */
+interface KeyBlock {
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly positions: Tensor;
+}
+
+/** Attention of this rank's queries over the keys of all ranks, for one micro-batch. */
+export function createRingAttention(
+  { backend, group, clock, shape, partition }: RingAttentionOptions,
+): AttentionCore {
+  const { ops } = backend;
+  const { rank, size } = group;
+  const exchange = createBlockExchange(group, clock);
+  const localPositions = tensorFrom(
+    backend,
+    partition.positions[rank],
+    [partition.positions[rank].length],
+    "activations",
+  );
+
+  function owner(round: number): number {
+    return (rank - round + size) % size;
+  }
+
+  /** Puts a received block on the device; the scope owns it. */
+  function upload([k, v]: HostBlock, round: number, scope: Scope): KeyBlock {
+    const keyPositions = partition.positions[owner(round)];
+    const dims = [shape.batch * keyPositions.length, shape.kvHeads * shape.headDim];
+    return {
+      k: scope.own(tensorFrom(backend, k, dims, "communication")),
+      v: scope.own(tensorFrom(backend, v, dims, "communication")),
+      positions: scope.own(tensorFrom(backend, keyPositions, [keyPositions.length], "communication")),
+    };
+  }
+
+  /**
+   * Calls `compute` once a round with the block of that round, the own one first. Work is handed to the device at once,
+   * and the block of the next round travels meanwhile.
+   */
+  async function eachRound(
+    pass: string,
+    own: KeyBlock,
+    compute: (block: KeyBlock, round: number) => void,
+  ): Promise<void> {
+    let host = exchange.read(backend, [own.k, own.v]);
+    compute(own, 0);
+    handOver();
+    for (let round = 1; round < size; round++) {
+      host = exchange.pass(`${pass} k, v`, round, host);
+      using scope = new Scope();
+      compute(upload(await host, round, scope), round);
+      handOver();
+    }
+  }
+
+  /** Submits what was encoded and lets the clock know when the device is done with it. */
+  function handOver(): void {
+    clock.deviceWork(backend.sync());
+  }
+
+  return {
+    async forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
+      const out = backend.empty(q.shape, "activations");
+      const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
+      await eachRound("forward", { k, v, positions: localPositions }, (block, round) => {
+        const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
+        ops.attention(inputs, out, logSumExp, shape, { resume: round > 0 });
+      });
+      return { out: out.share(), saved: savedTensors({ q, k, v, out, logSumExp }) };
+    },
+
+    async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
+      const [q, k, v, out, logSumExp] = saved.tensors;
+      const keyDims = k.shape;
+      const dq = zeros(backend, q.shape, "activations");
+      const delta = backend.empty(logSumExp.shape, "activations");
+      ops.attentionDelta(out, dOut, delta, shape.heads);
+
+      const travelling: Promise<void>[] = [];
+      await eachRound("backward", { k, v, positions: localPositions }, (block, round) => {
+        using dk = zeros(backend, block.k.shape, "communication");
+        using dv = zeros(backend, block.v.shape, "communication");
+        const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
+        ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
+        travelling.push(exchange.addAndPass("backward dk, dv", round, exchange.read(backend, [dk, dv])));
+      });
+      delta.free();
+      dOut.free();
+      saved.free();
+
+      const [, [dk, dv]] = await Promise.all([Promise.all(travelling), exchange.collect("backward dk, dv")]);
+      return {
+        dq,
+        dk: tensorFrom(backend, dk, keyDims, "activations"),
+        dv: tensorFrom(backend, dv, keyDims, "activations"),
+      };
+    },
+
+    [Symbol.dispose](): void {
+      localPositions.free();
+    },
+  };
+}
