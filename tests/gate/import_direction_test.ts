@@ -67,7 +67,7 @@ Deno.test("a model may import the strategy's contract but no strategy", () => {
   });
   const problems = checkImportDirection(tree);
   assertEquals(problems.length, 1);
-  assertEquals(problems[0]!.startsWith("packages/core/model/decoder.ts:1: Cannot import core/strategy from"), true);
+  assertEquals(problems[0].startsWith("packages/core/model/decoder.ts:1: Cannot import core/strategy from"), true);
 });
 
 Deno.test("packages are imported by name from outside and by path from inside", () => {

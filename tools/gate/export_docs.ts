@@ -98,7 +98,7 @@ function hasComment(declaration: ts.Declaration): boolean {
 }
 
 function report(problems: Set<string>, symbol: ts.Symbol, name: string): void {
-  const declaration = symbol.declarations![0]!;
+  const declaration = symbol.declarations![0];
   const file = declaration.getSourceFile();
   const line = file.getLineAndCharacterOfPosition(declaration.getStart(file, false)).line + 1;
   problems.add(`${file.fileName}:${line}: Cannot export ${name} without a documentation comment`);

@@ -42,6 +42,6 @@ function shortestCycle(graph: ReadonlyMap<string, string[]>, start: string): str
 
 function pathBack(cameFrom: ReadonlyMap<string, string>, start: string, end: string): string[] {
   const path = [end];
-  while (path[0] !== start) path.unshift(cameFrom.get(path[0]!)!);
+  while (path[0] !== start) path.unshift(cameFrom.get(path[0])!);
   return path;
 }

@@ -28,9 +28,9 @@ async function runStages(stages: readonly Stage[], tree: SourceTree): Promise<st
 /** Stages that the flags `only` and `without` leave, or undefined if one of them names no stage. */
 function selectStages(only: string, without: string): Stage[] | undefined {
   const [wanted, unwanted] = [only, without].map((list) => list.split(",").filter((name) => name !== ""));
-  const known = [...wanted!, ...unwanted!].every((name) => STAGES.some((stage) => stage.name === name));
+  const known = [...wanted, ...unwanted].every((name) => STAGES.some((stage) => stage.name === name));
   if (!known) return undefined;
-  return STAGES.filter(({ name }) => (wanted!.length === 0 || wanted!.includes(name)) && !unwanted!.includes(name));
+  return STAGES.filter(({ name }) => (wanted.length === 0 || wanted.includes(name)) && !unwanted.includes(name));
 }
 
 async function main(args: readonly string[]): Promise<number> {

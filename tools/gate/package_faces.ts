@@ -69,7 +69,7 @@ function testAreaProblems(tree: SourceTree): string[] {
   const commands = [...tree].filter(([path]) => path.endsWith("/project.json"))
     .map(([path, text]) => [path, String(JSON.parse(text).targets?.test?.command ?? "")] as const);
   const areas = new Set(
-    typeScriptFiles(tree, ["tests"]).map((path) => path.split("/")[1]!).filter((name) => !name.endsWith(".ts")),
+    typeScriptFiles(tree, ["tests"]).map((path) => path.split("/")[1]).filter((name) => !name.endsWith(".ts")),
   );
   const problems: string[] = [];
   for (const area of areas) {

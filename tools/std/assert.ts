@@ -33,7 +33,7 @@ export function assertFalse(expr: unknown, msg = ""): void {
   if (expr) throw new AssertionError(msg || `Expected a falsy value, got ${show(expr)}`);
 }
 
-/** Asserts that `actual` and `expected` are deeply equal. */
+/** Asserts that `actual` and `expected` are deeply equal. Unlike the original, it tells -0 from 0. */
 export function assertEquals<T>(actual: T, expected: T, msg?: string): void {
   compare(() => deepStrictEqual(actual, expected), msg);
 }

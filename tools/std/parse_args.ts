@@ -74,13 +74,13 @@ function declareFlags(options: ParseOptions): Map<string, Flag> {
     .map(list);
   const aliases = Object.entries(options.alias ?? {}).map(([name, others]) => [name, ...list(others)]);
   const flags = new Map<string, Flag>();
-  for (const name of [...booleans!, ...strings!]) {
+  for (const name of [...booleans, ...strings]) {
     const names = aliases.find((group) => group.includes(name)) ?? [name];
     const flag: Flag = {
       names,
-      kind: names.some((n) => booleans!.includes(n)) ? "boolean" : "string",
-      collect: names.some((n) => collect!.includes(n)),
-      negatable: names.some((n) => negatable!.includes(n)),
+      kind: names.some((n) => booleans.includes(n)) ? "boolean" : "string",
+      collect: names.some((n) => collect.includes(n)),
+      negatable: names.some((n) => negatable.includes(n)),
     };
     for (const each of names) flags.set(each, flag);
   }
@@ -103,7 +103,7 @@ function hasLongName(flag: Flag): boolean {
 function joinValues(words: readonly string[], flags: Map<string, Flag>): string[] {
   const joined: string[] = [];
   for (let i = 0; i < words.length; i++) {
-    const [word, next] = [words[i]!, words[i + 1]];
+    const [word, next] = [words[i], words[i + 1]];
     const value = word.startsWith("--") && !word.includes("=")
       ? valueAfter(flags.get(word.slice(2)), word, next)
       : undefined;
@@ -131,8 +131,8 @@ function splitWords(
   const after = args.slice(end + 1);
   if (options.stopEarly) {
     for (let i = 0; i < end; i++) {
-      if (!args[i]!.startsWith("-")) return [args.slice(0, i), [...args.slice(i, end), ...after]];
-      if (takesNextWord(args[i]!, flags)) i++;
+      if (!args[i].startsWith("-")) return [args.slice(0, i), [...args.slice(i, end), ...after]];
+      if (takesNextWord(args[i], flags)) i++;
     }
   }
   return [args.slice(0, end), after];
