@@ -59,3 +59,19 @@ export interface Saved extends Freeable {
   /** Tensors held, for inspection. */
   readonly tensors: readonly Tensor[];
 }
+
+/** A {@linkcode Saved} of tensors, which it takes over. */
+export function savedTensors<T extends Record<string, Tensor>>(named: T): Saved & { readonly named: T } {
+  const tensors = Object.values(named);
+  return { named, tensors, free: () => tensors.forEach((tensor) => tensor.free()) };
+}
+
+/** A {@linkcode Saved} of others, which it takes over. */
+export function savedGroup(parts: readonly Saved[]): Saved {
+  return {
+    get tensors(): readonly Tensor[] {
+      return parts.flatMap((part) => part.tensors);
+    },
+    free: () => parts.forEach((part) => part.free()),
+  };
+}
