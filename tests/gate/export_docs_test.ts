@@ -138,8 +138,9 @@ Deno.test("a class may leave comments to the interface that it implements or the
       mul(): void {}
     }
     /** A class. */ export class Fast extends Base { override mul(): void {} more(): void {} }
+    /** An error. */ export class TopologyError extends Error { override name = "TopologyError"; ranks = 1; }
   `;
-  assertEquals(undocumented(text), ["Fast.more"]);
+  assertEquals(undocumented(text), ["Fast.more", "TopologyError.ranks"]);
 });
 
 Deno.test("members need comments only where users of the package see them, exports everywhere", () => {

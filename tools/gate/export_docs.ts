@@ -87,9 +87,13 @@ function isDocumented(symbol: ts.Symbol): boolean {
   return signatures.filter((each) => !("body" in each) || each.body === undefined).every(hasComment);
 }
 
-/** The checker looks for the comment of a bare member in what its class implements or extends. */
+/**
+ * The checker looks for the comment of a bare member in what its class implements or extends. Of a base class that lies
+ * outside the packages, such as Error, it knows nothing: there the word `override` has to do.
+ */
 function inheritsComment(checker: ts.TypeChecker, member: ts.Symbol): boolean {
-  return !member.declarations!.some(hasComment) && member.getDocumentationComment(checker).length > 0;
+  const overrides = member.declarations!.some((each) => ts.getCombinedModifierFlags(each) & ts.ModifierFlags.Override);
+  return overrides || !member.declarations!.some(hasComment) && member.getDocumentationComment(checker).length > 0;
 }
 
 /** True for a comment with text, be it the main one or that of a `@param` tag which declares a member. */
