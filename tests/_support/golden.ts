@@ -1,0 +1,121 @@
+/**
+ * Golden cases: models with logits, gradients and losses written by transformers, and what a trainer has to match.
+ *
+ * @module
+ */
+
+import {
+  type Backend,
+  batchFromSequences,
+  type Chunks,
+  type ModelConfig,
+  parseTrainConfig,
+  readModelFolder,
+  readModelWeights,
+  type RecomputePolicy,
+  SafetensorsFile,
+  type SequenceStrategy,
+  type TokenBatch,
+  type TrainConfig,
+  Trainer,
+} from "@mst/core";
+import { assertClose } from "./compare.ts";
+
+/** A golden case in memory. */
+export interface GoldenCase {
+  readonly model: ModelConfig;
+  readonly weights: ReadonlyMap<string, Float32Array>;
+  readonly batch: TokenBatch;
+  readonly seqTokens: number;
+  readonly logits: Float32Array;
+  readonly loss: number;
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+  readonly losses: Float32Array;
+}
+
+/** Reads tests/golden/<name>. */
+export async function readGolden(name: string): Promise<GoldenCase> {
+  const folder = new URL(`../golden/${name}`, import.meta.url).pathname;
+  const model = await readModelFolder(folder);
+  using golden = await SafetensorsFile.open(`${folder}/golden.safetensors`);
+  const ids = await golden.readIntegers("input_ids");
+  const gradients = new Map<string, Float32Array>();
+  for (const key of golden.entries.keys()) {
+    if (key.startsWith("grad.")) gradients.set(key.slice(5), await golden.readFloats(key));
+  }
+  return {
+    model,
+    weights: await readModelWeights(folder, model),
+    batch: batchFromSequences([ids]),
+    seqTokens: ids.length,
+    logits: await golden.readFloats("logits"),
+    loss: (await golden.readFloats("loss"))[0],
+    gradients,
+    losses: await golden.readFloats("losses"),
+  };
+}
+
+/** How a golden case is run. */
+export interface GoldenRun {
+  readonly mlpChunks?: Chunks;
+  readonly headChunks?: Chunks;
+  readonly recompute?: RecomputePolicy;
+}
+
+/** Training settings of the golden cases: AdamW as in torch with weight decay on every parameter, nothing clipped. */
+export function goldenTrainConfig(seqTokens: number, run: GoldenRun = {}): TrainConfig {
+  return parseTrainConfig({
+    seqTokens,
+    steps: 10,
+    learningRate: 1e-3,
+    schedule: "constant",
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0.1,
+    clipNorm: 0,
+    ...run,
+  });
+}
+
+/**
+ * Asserts that one rank reproduces a golden case.
+ *
+ * Tolerances: the golden numbers are f32 sums in another order. With k terms of size x the rounding is about
+ * √k · 6e-8 · x: logits of size 1 to 10 over D = 64 and two blocks agree to 2e-5, gradients (size 1e-3 to 1e-1, sums over
+ * 100 tokens) to 1e-6 + 1e-4 of their size; ten steps of AdamW, which divides by the root of tiny numbers, widen the
+ * loss to 1e-4.
+ */
+export async function assertGolden(
+  golden: GoldenCase,
+  backend: Backend,
+  strategy: SequenceStrategy,
+  run: GoldenRun = {},
+): Promise<void> {
+  const train = goldenTrainConfig(golden.seqTokens, run);
+  using trainer = new Trainer({ backend, strategy, model: golden.model, train, weights: golden.weights });
+  const { vocab } = golden.model;
+  const logits = await trainer.logits(golden.batch);
+  for (const [i, position] of trainer.positions.entries()) {
+    assertClose(
+      logits.subarray(i * vocab, (i + 1) * vocab),
+      golden.logits.subarray(position * vocab, (position + 1) * vocab),
+      { absolute: 2e-5, relative: 2e-5, what: `logits at position ${position}` },
+    );
+  }
+
+  const { loss, gradients } = await trainer.gradients([golden.batch]);
+  assertClose([loss], [golden.loss], { relative: 1e-5, what: "loss" });
+  for (const [name, expected] of golden.gradients) {
+    assertClose(gradients.get(name)!, expected, {
+      absolute: 1e-6,
+      relative: 1e-4,
+      what: `gradient of ${name}`,
+      rejectAllZero: true,
+    });
+  }
+
+  const losses: number[] = [];
+  for (let step = 0; step < 10; step++) losses.push((await trainer.step([golden.batch])).loss);
+  assertClose(losses, golden.losses, { relative: 1e-4, what: "losses of ten steps" });
+}

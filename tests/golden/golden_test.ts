@@ -1,0 +1,27 @@
+import { createLoopbackGroups, createReferenceBackend, createSingleStrategy } from "@mst/core";
+import { createRingStrategy } from "@mst/ring";
+import { assertGolden, readGolden } from "../_support/golden.ts";
+
+const CASES = ["llama3", "llama2", "llama31"];
+
+for (const name of CASES) {
+  for (const recompute of ["none", "selective", "layer"] as const) {
+    Deno.test(`${name} on one rank, reference backend, recompute ${recompute}`, async () => {
+      const golden = await readGolden(name);
+      await using backend = createReferenceBackend({ poison: true });
+      await assertGolden(golden, backend, createSingleStrategy(backend), { recompute, mlpChunks: 3, headChunks: 7 });
+    });
+  }
+
+  for (const ranks of [1, 2, 3, 4]) {
+    Deno.test(`${name} over a ring of ${ranks}, reference backend`, async () => {
+      const golden = await readGolden(name);
+      await Promise.all(createLoopbackGroups(ranks).map(async (group) => {
+        await using backend = createReferenceBackend({ poison: true });
+        const placement = ranks === 3 ? "contiguous" : "zigzag";
+        await assertGolden(golden, backend, createRingStrategy({ backend, group, placement }));
+        await group.close();
+      }));
+    });
+  }
+}
