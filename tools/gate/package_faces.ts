@@ -66,23 +66,31 @@ function readmeProblems(path: string, text: string): string[] {
 
 /** Every folder of tests belongs to exactly one nx project, so that run-many runs each test once. */
 function testAreaProblems(tree: SourceTree): string[] {
-  const commands = [...tree].filter(([path]) => path.endsWith("/project.json"))
-    .map(([path, text]) => [path, String(JSON.parse(text).targets?.test?.command ?? "")] as const);
+  const files = typeScriptFiles(tree, ["tests"]).map((path) => path.split("/"));
   const areas = new Set(
-    typeScriptFiles(tree, ["tests"]).map((path) => path.split("/")[1]).filter((name) => !name.endsWith(".ts")),
+    files.filter(([, area, file]) => file && !TEST_SUPPORT_FOLDERS.includes(area)).map(([, area]) => area),
   );
+  const owners = testAreaOwners(tree);
   const problems: string[] = [];
   for (const area of areas) {
-    if (TEST_SUPPORT_FOLDERS.includes(area)) continue;
-    const owners = commands.filter(([, command]) => command.split(/\s+/).includes(`tests/${area}`)).map(([path]) =>
-      path
-    );
-    if (owners.length !== 1) {
-      const found = owners.length === 0 ? "no project.json names it" : `it is named in ${owners.join(" and ")}`;
-      problems.push(
-        `tests/${area}: Cannot tell which project runs these tests: ${found}, exactly one test target must`,
-      );
-    }
+    const projects = owners.get(area) ?? [];
+    if (projects.length === 1) continue;
+    const found = projects.length === 0 ? "no project.json names it" : `it is named in ${projects.join(" and ")}`;
+    problems.push(`tests/${area}: Cannot tell which project runs these tests: ${found}, exactly one test target must`);
+  }
+  for (const [area, projects] of owners) {
+    if (!areas.has(area)) problems.push(`${projects[0]}: Cannot run tests/${area}: there is no such folder of tests`);
   }
   return problems;
+}
+
+/** The project.json files whose test target names a folder below tests, by that folder. */
+function testAreaOwners(tree: SourceTree): Map<string, string[]> {
+  const owners = new Map<string, string[]>();
+  for (const [path, text] of tree) {
+    if (!path.endsWith("/project.json")) continue;
+    const command = String(JSON.parse(text).targets?.test?.command ?? "");
+    for (const [, area] of command.matchAll(/(?<= )tests\/(\S+)/g)) owners.set(area, [...owners.get(area) ?? [], path]);
+  }
+  return owners;
 }
