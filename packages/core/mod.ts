@@ -68,6 +68,12 @@ export {
   type TokenizedText,
 } from "./train/data_source.ts";
 export { learningRateAt } from "./train/lr_schedule.ts";
+export {
+  type EstimatedStrategy,
+  estimateMemory,
+  type MemoryEstimate,
+  type MemoryMoment,
+} from "./train/memory_estimate.ts";
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
 export { createAdamW, type Optimizer } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";

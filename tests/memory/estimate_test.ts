@@ -1,0 +1,125 @@
+import { assertEquals } from "@std/assert";
+import {
+  type Backend,
+  createLoopbackGroups,
+  createReferenceBackend,
+  createSingleStrategy,
+  estimateMemory,
+  type ModelConfig,
+  parseTrainConfig,
+  RECOMPUTE_POLICIES,
+  type SequenceStrategy,
+  type TrainConfig,
+  Trainer,
+} from "@mst/core";
+import { createRingStrategy } from "@mst/ring";
+import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
+
+/** Shapes that move the peak to every moment of a step. */
+const MODELS: Record<string, ModelConfig> = {
+  "balanced": tinyModel(),
+  "wide MLP": tinyModel({ ffn: 300 }),
+  "large vocabulary": tinyModel({ vocab: 3000 }),
+  "many heads": tinyModel({ heads: 24, kvHeads: 1, headDim: 8, layers: 1 }),
+  "tied, one layer": tinyModel({ tiedEmbeddings: true, layers: 1, ffn: 8 }),
+  "minute": tinyModel({ dim: 2, layers: 1, heads: 1, kvHeads: 1, headDim: 2, ffn: 2, vocab: 3 }),
+  "deep": tinyModel({ layers: 6, heads: 2, kvHeads: 2, headDim: 2, ffn: 4, vocab: 8 }),
+};
+
+const RUNS: Record<string, Record<string, unknown>> = {
+  "whole": { mlpChunks: 1, headChunks: 1 },
+  "auto": {},
+  "ragged": { mlpChunks: 7, headChunks: 5, batch: 3, seqTokens: 37 },
+  "more slices than rows": { mlpChunks: 1000, headChunks: 1000, seqTokens: 9 },
+  "a few tokens": { seqTokens: 3 },
+  "two micro-batches": { accumulate: 2, mlpChunks: 3 },
+};
+
+async function assertEstimate(backend: Backend, strategy: SequenceStrategy, model: ModelConfig, train: TrainConfig) {
+  const estimate = estimateMemory(model, train, strategy);
+  const what = `rank ${strategy.rank}, ${JSON.stringify(train)}, ${estimate.moments[0].moment}`;
+  const trainer = new Trainer({ backend, strategy, model, train });
+  for (let step = 1; step <= 2; step++) {
+    backend.ledger.resetPeak();
+    const batches = Array.from(
+      { length: train.accumulate },
+      (_, i) => randomBatch(model, train.seqTokens, { batch: train.batch, seed: 10 * step + i }),
+    );
+    await trainer.step(batches);
+    assertEquals(backend.ledger.peak().totalBytes, estimate.peakBytes, `peak: ${what}`);
+    const { weights, gradients, optimizer, ...others } = backend.ledger.live();
+    assertEquals(weights + gradients + optimizer, estimate.residentBytes, `resident: ${what}`);
+    assertEquals(Object.values(others).filter((bytes) => bytes !== 0), [], `left after a step: ${what}`);
+    assertEquals([gradients, optimizer], [weights, 2 * weights]);
+  }
+  trainer[Symbol.dispose]();
+  assertEquals(backend.ledger.liveBytes(), 0, `left at the end: ${what}`);
+  return estimate;
+}
+
+const peakMoments = new Set<string>();
+
+for (const [name, model] of Object.entries(MODELS)) {
+  Deno.test(`the estimate equals the ledger to the byte: ${name}`, async () => {
+    for (const run of Object.values(RUNS)) {
+      for (const recompute of RECOMPUTE_POLICIES) {
+        const train = parseTrainConfig({ seqTokens: 24, recompute, ...run });
+        await using backend = createReferenceBackend();
+        const estimate = await assertEstimate(backend, createSingleStrategy(backend), model, train);
+        peakMoments.add(estimate.moments[0].moment);
+        for (const ranks of [1, 3]) {
+          await Promise.all(
+            createLoopbackGroups(ranks).map(async (group) => {
+              await using backend = createReferenceBackend();
+              await assertEstimate(backend, createRingStrategy({ backend, group }), model, train);
+              await group.close();
+            }),
+          );
+        }
+      }
+    }
+  });
+}
+
+Deno.test("the models above move the peak to every moment that a formula stands for", () => {
+  assertEquals([...peakMoments].sort(), ["attention backward", "head", "mlp backward", "optimizer"]);
+});
+
+/** Peak bytes of one step, which has to be reached at the given moment. */
+async function peakBytes(model: ModelConfig, run: Record<string, unknown>, moment: string): Promise<number> {
+  const train = parseTrainConfig({ seqTokens: 64, ...run });
+  await using backend = createReferenceBackend();
+  const strategy = createSingleStrategy(backend);
+  using trainer = new Trainer({ backend, strategy, model, train });
+  await trainer.step([randomBatch(model, 64)]);
+  assertEquals(estimateMemory(model, train, strategy).moments[0].moment, moment);
+  return backend.ledger.peak().totalBytes;
+}
+
+Deno.test("mini-sequences divide the intermediates of the MLP by their number", async () => {
+  const model = tinyModel({ ffn: 600, vocab: 8, layers: 1 });
+  const whole = await peakBytes(model, { mlpChunks: 1 }, "mlp backward");
+  const sliced = await peakBytes(model, { mlpChunks: 8 }, "mlp backward");
+  const perRow = 4 * (1 + 3 * model.ffn); // rstd, gate, up and the gradient of the activation
+  assertEquals(whole - sliced, (64 - 64 / 8) * perRow);
+});
+
+Deno.test("mini-sequences divide the logits by their number", async () => {
+  const model = tinyModel({ vocab: 4000, layers: 1 });
+  const whole = await peakBytes(model, { headChunks: 1 }, "head");
+  const sliced = await peakBytes(model, { headChunks: 16 }, "head");
+  const perRow = 4 * (1 + model.dim + model.vocab); // rstd, normed input, logits
+  assertEquals(whole - sliced, (64 - 64 / 16) * perRow);
+});
+
+Deno.test("the estimate notices a tensor that is not accounted for", async () => {
+  const model = tinyModel();
+  const train = parseTrainConfig({ seqTokens: 24 });
+  await using backend = createReferenceBackend();
+  const strategy = createSingleStrategy(backend);
+  const { peakBytes } = estimateMemory(model, train, strategy);
+  using _forgotten = backend.empty([1], "scratch");
+  using trainer = new Trainer({ backend, strategy, model, train });
+  await trainer.step([randomBatch(model, 24)]);
+  assertEquals(backend.ledger.peak().totalBytes, peakBytes + 4);
+});
