@@ -1,5 +1,5 @@
 /**
- * Causal attention by online softmax (Dao et al. 2022), one query row at a time over blocks of keys.
+ * Causal attention by online softmax (Dao et al. 2022); scores exist for one tile of queries and keys only.
  * Dims: B batch, Sq and Sk query and key tokens of one sequence, H query heads, K kv heads, E head dim.
  *
  * @module
@@ -7,9 +7,17 @@
 
 import type { AttentionDims } from "../check_attention.ts";
 import { type AttentionShape, EMPTY_LOG_SUM_EXP } from "../ops.ts";
-
-/** Keys whose scores are held at a time. */
-const KEY_BLOCK = 64;
+import {
+  KEY_TILE,
+  keyRows,
+  QUERY_TILE,
+  queryRows,
+  queryTiles,
+  scoreMatrix,
+  TileProducts,
+  visibleKeys,
+} from "./attention_tiles.ts";
+import { matrixOf, transposed } from "./panels.ts";
 
 /** Elements of the inputs of attention; see `AttentionInputs`. */
 export interface AttentionArrays {
@@ -25,49 +33,59 @@ export function attention(
   { q, k, v, queryPositions, keyPositions }: AttentionArrays,
   out: Float32Array,
   logSumExp: Float32Array,
-  { batch, heads, kvHeads, headDim, scale }: AttentionShape,
-  { queryTokens, keyTokens }: AttentionDims,
+  shape: AttentionShape,
+  dims: AttentionDims,
   resume: boolean,
 ): void {
+  const { heads, headDim, scale } = shape;
   const visible = visibleKeys(queryPositions, keyPositions);
-  const scores = new Float64Array(KEY_BLOCK);
-  const sums = new Float64Array(headDim);
-  const kvWidth = kvHeads * headDim;
-  for (let row = 0; row < batch * queryTokens; row++) {
-    const firstKey = Math.floor(row / queryTokens) * keyTokens;
-    const end = firstKey + visible[row % queryTokens];
-    for (let head = 0; head < heads; head++) {
-      const at = (row * heads + head) * headDim;
-      const kvOffset = Math.floor(head * kvHeads / heads) * headDim;
-      let highest = resume ? logSumExp[row * heads + head] : EMPTY_LOG_SUM_EXP;
-      let total = resume ? 1 : 0;
-      for (let e = 0; e < headDim; e++) sums[e] = resume ? out[at + e] : 0;
-      for (let start = firstKey; start < end; start += KEY_BLOCK) {
-        const count = Math.min(KEY_BLOCK, end - start);
-        const before = highest;
-        for (let j = 0; j < count; j++) {
-          scores[j] = scale * dot(q, at, k, (start + j) * kvWidth + kvOffset, headDim);
-          if (scores[j] > highest) highest = scores[j];
-        }
-        const rescale = Math.exp(before - highest);
-        total *= rescale;
-        for (let e = 0; e < headDim; e++) sums[e] *= rescale;
-        for (let j = 0; j < count; j++) {
-          const weight = Math.exp(scores[j] - highest);
-          total += weight;
-          const from = (start + j) * kvWidth + kvOffset;
-          for (let e = 0; e < headDim; e++) sums[e] += weight * v[from + e];
-        }
+  const products = new TileProducts(headDim);
+  const scores = new Float64Array(QUERY_TILE * KEY_TILE);
+  // Per query of a tile: highest score, and the sums of weights and of weighted values relative to it.
+  const highest = new Float64Array(QUERY_TILE);
+  const totals = new Float64Array(QUERY_TILE);
+  const sums = new Float64Array(QUERY_TILE * headDim);
+  for (const tile of queryTiles(shape, dims)) {
+    for (let i = 0; i < tile.rows; i++) {
+      const index = (tile.row + i) * heads + tile.head;
+      highest[i] = resume ? logSumExp[index] : EMPTY_LOG_SUM_EXP;
+      totals[i] = resume ? 1 : 0;
+      for (let e = 0; e < headDim; e++) sums[i * headDim + e] = resume ? out[index * headDim + e] : 0;
+    }
+    const end = visible[tile.query + tile.rows - 1];
+    for (let key = 0; key < end; key += KEY_TILE) {
+      const keys = Math.min(KEY_TILE, end - key);
+      const tileScores = scoreMatrix(scores, tile.rows, keys);
+      const kTile = keyRows(k, tile, key, keys, shape, dims);
+      const vTile = keyRows(v, tile, key, keys, shape, dims);
+      products.multiply(queryRows(q, tile, shape), transposed(kTile), tileScores);
+      for (let i = 0; i < tile.rows; i++) {
+        const before = highest[i];
+        const row = scores.subarray(i * KEY_TILE, i * KEY_TILE + keys);
+        highest[i] = weighScores(row, scale, visible[tile.query + i] - key, before);
+        const rescale = Math.exp(before - highest[i]);
+        totals[i] *= rescale;
+        for (let j = 0; j < keys; j++) totals[i] += row[j];
+        for (let e = 0; e < headDim; e++) sums[i * headDim + e] *= rescale;
       }
-      logSumExp[row * heads + head] = total > 0 ? highest + Math.log(total) : EMPTY_LOG_SUM_EXP;
-      for (let e = 0; e < headDim; e++) out[at + e] = total > 0 ? sums[e] / total : 0;
+      products.multiply(tileScores, vTile, matrixOf(sums, tile.rows, headDim), { accumulate: true });
+    }
+    for (let i = 0; i < tile.rows; i++) {
+      const index = (tile.row + i) * heads + tile.head;
+      const empty = totals[i] === 0;
+      logSumExp[index] = empty ? EMPTY_LOG_SUM_EXP : highest[i] + Math.log(totals[i]);
+      for (let e = 0; e < headDim; e++) out[index * headDim + e] = empty ? 0 : sums[i * headDim + e] / totals[i];
     }
   }
 }
 
 /** delta [T, H] = Σ_e out · dOut of each row and head. */
 export function attentionDelta(out: Float32Array, dOut: Float32Array, delta: Float32Array, headDim: number): void {
-  for (let i = 0; i < delta.length; i++) delta[i] = dot(out, i * headDim, dOut, i * headDim, headDim);
+  for (let i = 0; i < delta.length; i++) {
+    let sum = 0;
+    for (let at = i * headDim; at < (i + 1) * headDim; at++) sum += out[at] * dOut[at];
+    delta[i] = sum;
+  }
 }
 
 /** dq, dk and dv += their gradients, from probabilities that are computed again; see `Ops.attentionBackward`. */
@@ -77,61 +95,63 @@ export function attentionBackward(
   logSumExp: Float32Array,
   delta: Float32Array,
   gradients: { dq: Float32Array; dk: Float32Array; dv: Float32Array },
-  { batch, heads, kvHeads, headDim, scale }: AttentionShape,
-  { queryTokens, keyTokens }: AttentionDims,
+  shape: AttentionShape,
+  dims: AttentionDims,
 ): void {
+  const { heads, headDim, scale } = shape;
   const visible = visibleKeys(queryPositions, keyPositions);
-  const kvWidth = kvHeads * headDim;
-  const dqOfRow = new Float64Array(headDim);
-  // f64 sums of one sequence, since every key collects from many queries.
-  const dk = new Float64Array(keyTokens * kvWidth);
-  const dv = new Float64Array(keyTokens * kvWidth);
-  for (let sequence = 0; sequence < batch; sequence++) {
-    dk.fill(0);
-    dv.fill(0);
-    const kvStart = sequence * keyTokens * kvWidth;
-    for (let query = 0; query < queryTokens; query++) {
-      const row = sequence * queryTokens + query;
-      for (let head = 0; head < heads; head++) {
-        const at = (row * heads + head) * headDim;
-        const kvOffset = Math.floor(head * kvHeads / heads) * headDim;
-        dqOfRow.fill(0);
-        for (let key = 0; key < visible[query]; key++) {
-          const to = key * kvWidth + kvOffset;
-          const from = kvStart + to;
-          const score = scale * dot(q, at, k, from, headDim);
-          const weight = Math.exp(score - logSumExp[row * heads + head]);
-          const dScore = scale * weight * (dot(dOut, at, v, from, headDim) - delta[row * heads + head]);
-          for (let e = 0; e < headDim; e++) {
-            dqOfRow[e] += dScore * k[from + e];
-            dk[to + e] += dScore * q[at + e];
-            dv[to + e] += weight * dOut[at + e];
-          }
+  const products = new TileProducts(headDim);
+  const weights = new Float64Array(QUERY_TILE * KEY_TILE);
+  const dScores = new Float64Array(QUERY_TILE * KEY_TILE);
+  const dq = new Float64Array(QUERY_TILE * headDim);
+  // Every key collects from many queries: summed up in f64 before it is rounded.
+  const dk = new Float64Array(gradients.dk.length);
+  const dv = new Float64Array(gradients.dv.length);
+  const accumulate = { accumulate: true };
+  for (const tile of queryTiles(shape, dims)) {
+    const qTile = queryRows(q, tile, shape);
+    const dOutTile = queryRows(dOut, tile, shape);
+    const dqTile = matrixOf(dq, tile.rows, headDim);
+    const end = visible[tile.query + tile.rows - 1];
+    dq.fill(0);
+    for (let key = 0; key < end; key += KEY_TILE) {
+      const keys = Math.min(KEY_TILE, end - key);
+      const [kTile, vTile, dkTile, dvTile] = [k, v, dk, dv].map((x) => keyRows(x, tile, key, keys, shape, dims));
+      const tileWeights = scoreMatrix(weights, tile.rows, keys);
+      const tileDScores = scoreMatrix(dScores, tile.rows, keys);
+      products.multiply(qTile, transposed(kTile), tileWeights);
+      products.multiply(dOutTile, transposed(vTile), tileDScores);
+      for (let i = 0; i < tile.rows; i++) {
+        const index = (tile.row + i) * heads + tile.head;
+        const seen = visible[tile.query + i] - key;
+        for (let j = 0, at = i * KEY_TILE; j < keys; j++, at++) {
+          weights[at] = j < seen ? Math.exp(scale * weights[at] - logSumExp[index]) : 0;
+          dScores[at] = scale * weights[at] * (dScores[at] - delta[index]);
         }
-        for (let e = 0; e < headDim; e++) gradients.dq[at + e] += dqOfRow[e];
       }
+      products.multiply(transposed(tileWeights), dOutTile, dvTile, accumulate);
+      products.multiply(transposed(tileDScores), qTile, dkTile, accumulate);
+      products.multiply(tileDScores, kTile, dqTile, accumulate);
     }
-    for (let i = 0; i < dk.length; i++) gradients.dk[kvStart + i] += dk[i];
-    for (let i = 0; i < dv.length; i++) gradients.dv[kvStart + i] += dv[i];
+    for (let i = 0; i < tile.rows; i++) {
+      const at = ((tile.row + i) * heads + tile.head) * headDim;
+      for (let e = 0; e < headDim; e++) gradients.dq[at + e] += dq[i * headDim + e];
+    }
   }
+  for (let i = 0; i < dk.length; i++) gradients.dk[i] += dk[i];
+  for (let i = 0; i < dv.length; i++) gradients.dv[i] += dv[i];
 }
 
-/** Number of leading keys that each query sees; positions ascend on both sides. */
-function visibleKeys(queryPositions: Uint32Array, keyPositions: Uint32Array): Uint32Array {
-  let count = 0;
-  return queryPositions.map((position) => {
-    while (count < keyPositions.length && keyPositions[count] <= position) count++;
-    return count;
-  });
-}
-
-function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, length: number): number {
-  let even = 0;
-  let odd = 0;
-  let i = 0;
-  for (; i + 1 < length; i += 2) {
-    even += a[aStart + i] * b[bStart + i];
-    odd += a[aStart + i + 1] * b[bStart + i + 1];
+/**
+ * Turns the scores of one query into weights exp(scale · score − highest), 0 from key `seen` on, and returns the
+ * highest scaled score, which is at least `before`.
+ */
+function weighScores(scores: Float64Array, scale: number, seen: number, before: number): number {
+  let highest = before;
+  for (let j = 0; j < scores.length; j++) {
+    scores[j] *= scale;
+    if (j < seen && scores[j] > highest) highest = scores[j];
   }
-  return i < length ? even + odd + a[aStart + i] * b[bStart + i] : even + odd;
+  for (let j = 0; j < scores.length; j++) scores[j] = j < seen ? Math.exp(scores[j] - highest) : 0;
+  return highest;
 }

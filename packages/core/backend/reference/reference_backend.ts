@@ -81,7 +81,10 @@ class ReferenceBackend implements Backend {
 
   flush(): void {}
 
-  /** Lets timers and sockets run: ops are done when they return, and would starve the event loop otherwise. */
+  /**
+   * Lets timers and sockets run: ops are done when they return, and would starve the event loop otherwise. A timer
+   * makes the loop look at sockets, which `setImmediate` does not do every time.
+   */
   sync(): Promise<void> {
     return new Promise((resolve) => setTimeout(resolve, 0));
   }
