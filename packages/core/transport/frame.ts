@@ -1,0 +1,216 @@
+/**
+ * The binary frame that every WebSocket message between ranks carries.
+ *
+ * Little-endian, 40 bytes of header, then the label (UTF-8, padded with zeros to a multiple of 8), then the payload:
+ *
+ * | offset | type | field |
+ * |---|---|---|
+ * | 0 | u32 | magic, the letters `MSTF` |
+ * | 4 | u8 | version |
+ * | 5 | u8 | kind: 1 hello, 2 data, 3 abort, 4 goodbye, 5 ping, 6 pong |
+ * | 6 | u16 | label length in bytes |
+ * | 8 | u32 | payload length in bytes |
+ * | 12 | u32 | FNV-1a checksum of all that is not payload, this field left out |
+ * | 16 | u64 | message id |
+ * | 24 | u64 | total length of the message in bytes |
+ * | 32 | u64 | offset of the payload in the message |
+ *
+ * The payload is not summed: TCP guards it, and a checksum in script would halve the throughput.
+ *
+ * @module
+ */
+import { FrameError } from "./errors.ts";
+
+/** Bytes before the label. */
+export const FRAME_HEADER_BYTES = 40;
+/** Largest payload of one frame; Deno refuses WebSocket messages of 64 MiB, and 4 MiB is where throughput levels off. */
+export const MAX_FRAME_PAYLOAD_BYTES = 4 * 1024 * 1024;
+/** Longest label in UTF-8. */
+export const MAX_LABEL_BYTES = 1024;
+/** Longest message. */
+export const MAX_MESSAGE_BYTES = 2 ** 40;
+/** Longest frame. */
+export const MAX_FRAME_BYTES = FRAME_HEADER_BYTES + MAX_LABEL_BYTES + MAX_FRAME_PAYLOAD_BYTES;
+
+/** What a frame is for: greeting, part of a message, end of the run, orderly leave, sign of life asked for and given. */
+export type FrameKind = "hello" | "data" | "abort" | "goodbye" | "ping" | "pong";
+
+/** One frame. */
+export interface Frame {
+  /** What it is for. */
+  readonly kind: FrameKind;
+  /** Number of the message on its link, from 0, for data; 0 for other kinds. */
+  readonly messageId: number;
+  /** Label of the message in its first frame; empty in later ones and for other kinds. */
+  readonly label: string;
+  /** Length of the whole message; of the payload for other kinds than data. */
+  readonly totalBytes: number;
+  /** Where the payload lies in the message. */
+  readonly offsetBytes: number;
+  /** The bytes: a view, copied by neither encoder's caller nor decoder. */
+  readonly payload: Uint8Array;
+}
+
+const MAGIC = 0x4654534d;
+const VERSION = 1;
+const KINDS: readonly FrameKind[] = ["hello", "data", "abort", "goodbye", "ping", "pong"];
+const CHECKSUM_OFFSET = 12;
+const UINT32 = 2 ** 32;
+const NO_BYTES = new Uint8Array(0);
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Length of a label in UTF-8. */
+export function labelBytes(label: string): number {
+  return encoder.encode(label).length;
+}
+
+/** Length of the frame that `encodeFrame` writes. */
+export function frameBytes(frame: Pick<Frame, "label" | "payload">): number {
+  return FRAME_HEADER_BYTES + padded(labelBytes(frame.label)) + frame.payload.length;
+}
+
+/**
+ * Writes a frame to the start of `into` and returns the part written. Fields are the caller's to keep within the limits;
+ * `decodeFrame` refuses what is beyond them.
+ *
+ * @throws {RangeError} If `into` is too short
+ */
+export function encodeFrame(frame: Frame, into: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const label = frame.label === "" ? NO_BYTES : encoder.encode(frame.label);
+  const payloadStart = FRAME_HEADER_BYTES + padded(label.length);
+  const length = payloadStart + frame.payload.length;
+  if (length > into.length) throw new RangeError(`Cannot write a frame of ${length} bytes into ${into.length} bytes`);
+  const view = new DataView(into.buffer, into.byteOffset, payloadStart);
+  view.setUint32(0, MAGIC, true);
+  view.setUint8(4, VERSION);
+  view.setUint8(5, KINDS.indexOf(frame.kind) + 1);
+  view.setUint16(6, label.length, true);
+  view.setUint32(8, frame.payload.length, true);
+  setUint64(view, 16, frame.messageId);
+  setUint64(view, 24, frame.totalBytes);
+  setUint64(view, 32, frame.offsetBytes);
+  into.fill(0, FRAME_HEADER_BYTES + label.length, payloadStart);
+  into.set(label, FRAME_HEADER_BYTES);
+  into.set(frame.payload, payloadStart);
+  view.setUint32(CHECKSUM_OFFSET, checksum(into.subarray(0, payloadStart)), true);
+  return into.subarray(0, length);
+}
+
+/** A frame of another kind than data, in a buffer of its own. */
+export function encodeControlFrame(kind: FrameKind, payload: Uint8Array = NO_BYTES): Uint8Array<ArrayBuffer> {
+  const frame = { kind, messageId: 0, label: "", totalBytes: payload.length, offsetBytes: 0, payload };
+  return encodeFrame(frame, new Uint8Array(frameBytes(frame)));
+}
+
+/**
+ * Reads the frame that fills `bytes`. The payload of the result is a view of `bytes`.
+ *
+ * @throws {FrameError} If the bytes are not exactly one well-formed frame within the limits
+ */
+export function decodeFrame(bytes: Uint8Array): Frame {
+  if (bytes.length < FRAME_HEADER_BYTES) {
+    throw new FrameError(`Cannot read a frame of ${bytes.length} bytes: the header alone takes ${FRAME_HEADER_BYTES}`);
+  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (view.getUint32(0, true) !== MAGIC) throw new FrameError("Cannot read a frame: it does not start with MSTF");
+  const version = view.getUint8(4);
+  if (version !== VERSION) throw new FrameError(`Cannot read a frame of version ${version}: wanted version ${VERSION}`);
+  const kind = KINDS[view.getUint8(5) - 1];
+  if (kind === undefined) throw new FrameError(`Cannot read a frame of unknown kind ${view.getUint8(5)}`);
+  const labelLength = view.getUint16(6, true);
+  if (labelLength > MAX_LABEL_BYTES) {
+    throw new FrameError(`Cannot read a label of ${labelLength} bytes: the limit is ${MAX_LABEL_BYTES}`);
+  }
+  const payloadBytes = view.getUint32(8, true);
+  if (payloadBytes > MAX_FRAME_PAYLOAD_BYTES) {
+    throw new FrameError(`Cannot read a payload of ${payloadBytes} bytes: the limit is ${MAX_FRAME_PAYLOAD_BYTES}`);
+  }
+  const payloadStart = FRAME_HEADER_BYTES + padded(labelLength);
+  if (bytes.length !== payloadStart + payloadBytes) {
+    throw new FrameError(
+      `Cannot read a frame of ${bytes.length} bytes: its header says ${payloadStart + payloadBytes}`,
+    );
+  }
+  if (view.getUint32(CHECKSUM_OFFSET, true) !== checksum(bytes.subarray(0, payloadStart))) {
+    throw new FrameError("Cannot read a frame: the checksum of its header is wrong");
+  }
+  const frame: Frame = {
+    kind,
+    messageId: getUint64(view, 16),
+    label: decodeLabel(bytes.subarray(FRAME_HEADER_BYTES, payloadStart), labelLength),
+    totalBytes: getUint64(view, 24),
+    offsetBytes: getUint64(view, 32),
+    payload: bytes.subarray(payloadStart),
+  };
+  checkFields(frame);
+  return frame;
+}
+
+/** Refuses fields that contradict one another, whatever came before on the link. */
+function checkFields({ kind, messageId, label, totalBytes, offsetBytes, payload }: Frame): void {
+  if (kind !== "data") {
+    if (messageId !== 0 || label !== "" || offsetBytes !== 0 || totalBytes !== payload.length) {
+      throw new FrameError(`Cannot read a ${kind} frame: only data frames are part of a longer message`);
+    }
+    if (payload.length > 0 && kind !== "hello" && kind !== "abort") {
+      throw new FrameError(`Cannot read a ${kind} frame with a payload of ${payload.length} bytes: wanted none`);
+    }
+    return;
+  }
+  if (totalBytes > MAX_MESSAGE_BYTES) {
+    throw new FrameError(`Cannot receive a message of ${totalBytes} bytes: the limit is ${MAX_MESSAGE_BYTES}`);
+  }
+  if (offsetBytes + payload.length > totalBytes) {
+    throw new FrameError(
+      `Cannot place ${payload.length} bytes at offset ${offsetBytes} of a message of ${totalBytes} bytes`,
+    );
+  }
+  if (payload.length === 0 && totalBytes > 0) {
+    throw new FrameError(`Cannot use an empty frame of a message of ${totalBytes} bytes`);
+  }
+  if ((label === "") !== (offsetBytes > 0)) {
+    throw new FrameError(
+      `Cannot read a frame at offset ${offsetBytes}: the first frame of a message, and no other, is labelled`,
+    );
+  }
+}
+
+function decodeLabel(bytes: Uint8Array, length: number): string {
+  if (bytes.subarray(length).some((byte) => byte !== 0)) {
+    throw new FrameError("Cannot read a label: wanted zeros behind it");
+  }
+  try {
+    return decoder.decode(bytes.subarray(0, length));
+  } catch (cause) {
+    throw new FrameError("Cannot read a label: it is not UTF-8", { cause });
+  }
+}
+
+function getUint64(view: DataView, offset: number): number {
+  const value = view.getUint32(offset, true) + view.getUint32(offset + 4, true) * UINT32;
+  if (!Number.isSafeInteger(value)) {
+    throw new FrameError(`Cannot read the field at offset ${offset}: it is beyond 2^53`);
+  }
+  return value;
+}
+
+function setUint64(view: DataView, offset: number, value: number): void {
+  view.setUint32(offset, value % UINT32, true);
+  view.setUint32(offset + 4, Math.floor(value / UINT32), true);
+}
+
+/** Rounds up to a multiple of 8. */
+function padded(length: number): number {
+  return (length + 7) & ~7;
+}
+
+/** FNV-1a, 32 bits, without the four bytes of the checksum itself. */
+function checksum(header: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < header.length; index++) {
+    if (index === CHECKSUM_OFFSET) index += 4;
+    hash = Math.imul(hash ^ header[index], 0x01000193);
+  }
+  return hash >>> 0;
+}

@@ -1,0 +1,206 @@
+/**
+ * A link over one WebSocket.
+ *
+ * @module
+ */
+import { decodeAbort, encodeAbort } from "./control_payload.ts";
+import { FrameError, type PeerFailure } from "./errors.ts";
+import { decodeFrame, encodeControlFrame, encodeFrame, type Frame, frameBytes, type FrameKind } from "./frame.ts";
+import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
+import { ABORT_GRACE_MS, BaseLink, LinkFailedError } from "./link.ts";
+import { MessageAssembler } from "./message_assembler.ts";
+
+/** Bytes that may wait in the socket: four full frames keep it busy from one poll to the next. */
+const HIGH_WATER_BYTES = 4 * MAX_FRAME_PAYLOAD_BYTES;
+const LONGEST_POLL_MS = 16;
+
+interface OutgoingMessage {
+  readonly label: string;
+  readonly data: Uint8Array;
+  readonly taken: PromiseWithResolvers<void>;
+}
+
+/** How a {@linkcode PeerLink} treats its peer. */
+export interface PeerLinkOptions {
+  /** Rank on the other side. */
+  readonly peer: number;
+  /** Milliseconds of silence after which the peer counts as stopped. */
+  readonly timeoutMs: number;
+  /**
+   * Whether this rank accepted the connection. It then answers each message with a pong: Deno's WebSocket client leaves
+   * Nagle's algorithm on, so that a small message would wait up to 40 ms for TCP to acknowledge the one before, which a
+   * frame in the other direction does at once.
+   */
+  readonly accepted: boolean;
+}
+
+/**
+ * Sends messages one after the other, cut into frames, with a bounded number of bytes in the socket; receives whatever
+ * comes. Takes over an open socket, whose greeting is done, with all its handlers.
+ */
+export class PeerLink extends BaseLink {
+  readonly #socket: WebSocket;
+  readonly #accepted: boolean;
+  readonly #assembler = new MessageAssembler();
+  readonly #outgoing: OutgoingMessage[] = [];
+  readonly #disconnected = Promise.withResolvers<void>();
+  #sending = false;
+  #sent: Promise<void> = Promise.resolve();
+  #frame = new Uint8Array(0);
+  #nextId = 0;
+
+  /** Takes over the socket. */
+  constructor(socket: WebSocket, { peer, timeoutMs, accepted }: PeerLinkOptions) {
+    super(peer, timeoutMs, () => this.#sendControl("ping"));
+    this.#socket = socket;
+    this.#accepted = accepted;
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onclose = (event) => this.#disconnect(event.code);
+  }
+
+  override async send(label: string, data: Uint8Array): Promise<void> {
+    if (this.departed) this.faultDeparted();
+    this.throwIfFailed();
+    const taken = Promise.withResolvers<void>();
+    this.#outgoing.push({ label, data, taken });
+    if (!this.#sending) this.#sent = this.#sendAll();
+    await taken.promise;
+  }
+
+  override abort(failure: PeerFailure, detail: string): void {
+    this.#sendControl("abort", encodeAbort({ origin: failure.origin, detail, refused: false }));
+    this.fail(failure);
+  }
+
+  override async close(reason: PeerFailure): Promise<void> {
+    const graceMs = this.failed ? Math.min(ABORT_GRACE_MS, this.timeoutMs) : this.timeoutMs;
+    this.beginClose(reason);
+    await this.#sent;
+    if (!this.failed) this.#sendControl("goodbye");
+    // The peer closes the socket once it has read the last frame: closing it here could drop frames still to be written.
+    await settledWithin(this.#disconnected.promise, graceMs);
+    this.#socket.close();
+  }
+
+  protected override fail(failure: PeerFailure): void {
+    super.fail(failure);
+    for (const { taken } of this.#outgoing.splice(0)) taken.reject(new LinkFailedError(failure));
+  }
+
+  protected override describeWant(): string {
+    const { missingBytes, label } = this.#assembler;
+    if (missingBytes > 0) return `wanted ${missingBytes} more of "${label}"`;
+    const { bufferedAmount } = this.#socket;
+    return bufferedAmount > 0 ? `${bufferedAmount} sent to it are not taken` : "wanted a message";
+  }
+
+  /** Never rejects: a failure has rejected the messages by itself. */
+  async #sendAll(): Promise<void> {
+    this.#sending = true;
+    for (let message = this.#outgoing[0]; message; message = this.#outgoing[0]) {
+      await this.#sendMessage(message);
+      if (this.failed) break;
+      this.#outgoing.shift();
+      message.taken.resolve();
+    }
+    this.#sending = false;
+  }
+
+  async #sendMessage({ label, data }: OutgoingMessage): Promise<void> {
+    const messageId = this.#nextId++;
+    let offsetBytes = 0;
+    do {
+      if (this.#socket.bufferedAmount >= HIGH_WATER_BYTES) await this.#drain();
+      if (this.failed) return;
+      const payload = data.subarray(offsetBytes, offsetBytes + MAX_FRAME_PAYLOAD_BYTES);
+      const first = { label: offsetBytes === 0 ? label : "", payload };
+      const frame = { ...first, kind: "data" as const, messageId, totalBytes: data.length, offsetBytes };
+      // The socket copies what it is given, so that one buffer serves all frames.
+      this.#socket.send(encodeFrame(frame, this.#frameOf(frameBytes(frame))));
+      offsetBytes += payload.length;
+    } while (offsetBytes < data.length);
+  }
+
+  /** Waits until the socket has room, polling since sockets have no event for it. */
+  async #drain(): Promise<void> {
+    this.watch.begin();
+    let buffered = this.#socket.bufferedAmount;
+    for (let pollMs = 1; buffered >= HIGH_WATER_BYTES && !this.failed; pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) {
+      await delay(pollMs);
+      const left = this.#socket.bufferedAmount;
+      if (left < buffered) this.watch.progress();
+      buffered = left;
+    }
+    this.watch.end();
+  }
+
+  #frameOf(bytes: number): Uint8Array<ArrayBuffer> {
+    if (this.#frame.length < bytes) this.#frame = new Uint8Array(bytes);
+    return this.#frame;
+  }
+
+  #sendControl(kind: FrameKind, payload?: Uint8Array): void {
+    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(encodeControlFrame(kind, payload));
+  }
+
+  #receive(data: unknown): void {
+    try {
+      if (!(data instanceof ArrayBuffer)) throw new FrameError("Cannot read a text message: wanted binary frames");
+      const frame = decodeFrame(new Uint8Array(data));
+      if (!this.failed) this.#take(frame);
+      if (frame.kind === "abort" || frame.kind === "goodbye") this.#socket.close();
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      this.fault("protocol", error.message);
+    }
+  }
+
+  #take(frame: Frame): void {
+    this.watch.alive();
+    if (this.departed) throw new FrameError(`Cannot take a ${frame.kind} frame: the peer has said goodbye`);
+    switch (frame.kind) {
+      case "data":
+        return this.#takeData(frame);
+      case "ping":
+        return this.#sendControl("pong");
+      case "pong":
+        return;
+      case "abort": {
+        const { detail, origin } = decodeAbort(frame.payload);
+        return this.fault("aborted", detail, origin);
+      }
+      case "goodbye":
+        if (this.#assembler.missingBytes === 0) return this.depart();
+        throw new FrameError(`Cannot take a goodbye: ${this.#assembler.missingBytes} bytes of a message are missing`);
+      case "hello":
+        throw new FrameError("Cannot take a hello frame: the link is up");
+    }
+  }
+
+  #takeData(frame: Frame): void {
+    this.watch.progress();
+    const message = this.#assembler.push(frame);
+    if (!message) return;
+    if (this.#accepted) this.#sendControl("pong");
+    this.deliver(message);
+  }
+
+  #disconnect(code: number): void {
+    this.#disconnected.resolve();
+    if (!this.departed) this.fault("closed", `the connection ended without a goodbye (code ${code})`);
+    else if (this.#sending) this.faultDeparted();
+  }
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Waits for the promise, but no longer than the limit, and leaves no timer behind. */
+async function settledWithin(promise: Promise<void>, limitMs: number): Promise<void> {
+  const limit = Promise.withResolvers<void>();
+  const timer = setTimeout(limit.resolve, limitMs);
+  await Promise.race([promise, limit.promise]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,85 @@
+/**
+ * Process groups for tests: every rank lives in the test's own process, linked in memory or over real WebSockets.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import { createLoopbackGroups } from "../../packages/core/transport/loopback.ts";
+import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
+import { type ConnectOptions, connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
+
+/** The token of the runs that tests start. */
+export const TOKEN = "token of a test run";
+
+/** How to create the groups of a run. */
+export interface Transport {
+  readonly name: string;
+  create(size: number, options?: { timeoutMs?: number }): Promise<ProcessGroup[]>;
+}
+
+/** The transports that must behave alike. */
+export const TRANSPORTS: readonly Transport[] = [
+  { name: "loopback", create: (size, options) => Promise.resolve(createLoopbackGroups(size, options)) },
+  { name: "sockets", create: connectGroups },
+];
+
+/** Starts rank 0 and gives its address with the promise of its group. */
+export async function startRankZero(
+  size: number,
+  options: Partial<ConnectOptions> = {},
+): Promise<{ url: string; group: Promise<ProcessGroup> }> {
+  const listening = Promise.withResolvers<string>();
+  const group = connectProcessGroup({ rank: 0, size, token: TOKEN, onListening: listening.resolve, ...options });
+  group.catch(listening.reject);
+  return { url: await listening.promise, group };
+}
+
+/** Joins a run that rank 0 has started. */
+export function joinRun(
+  rank: number,
+  size: number,
+  url: string,
+  options: Partial<ConnectOptions> = {},
+): Promise<ProcessGroup> {
+  return connectProcessGroup({ rank, size, token: TOKEN, rendezvous: url, ...options });
+}
+
+/** Creates a run whose ranks are linked by WebSockets. */
+export async function connectGroups(size: number, options: { timeoutMs?: number } = {}): Promise<ProcessGroup[]> {
+  if (size === 1) return [await connectProcessGroup({ rank: 0, size, token: TOKEN, ...options })];
+  const { url, group } = await startRankZero(size, options);
+  const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, options));
+  return await Promise.all([group, ...others]);
+}
+
+/** Runs the body with a run of `size` ranks and closes all of them afterwards. */
+export async function withGroups(
+  transport: Transport,
+  size: number,
+  body: (groups: ProcessGroup[]) => Promise<void>,
+  options: { timeoutMs?: number } = {},
+): Promise<void> {
+  const groups = await transport.create(size, options);
+  try {
+    await body(groups);
+  } finally {
+    await Promise.all(groups.map((group) => group.close()));
+  }
+}
+
+/** Waits. */
+export function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Bytes that tell where they came from: no two stretches of a message, or two messages, are alike. */
+export function patternBytes(length: number, seed: number): Uint8Array<ArrayBuffer> {
+  const words = new Uint32Array(Math.ceil(length / 4));
+  for (let index = 0; index < words.length; index++) words[index] = Math.imul(index + 1, 0x9e3779b1) + seed;
+  return new Uint8Array(words.buffer, 0, length).slice();
+}
+
+/** Compares long byte arrays quickly. */
+export function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
+  return Buffer.compare(left, right) === 0;
+}
