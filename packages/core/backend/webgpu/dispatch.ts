@@ -10,6 +10,9 @@
  * - Two tensors of one call may lie in one buffer as long as their elements do not overlap. WebGPU refuses to bind a
  *   buffer as `read` and as `read_write` in one dispatch, so the dispatcher then declares all tensors on that buffer as
  *   `read_write`, in the WGSL too; kernels and launchers need not care.
+ * - Mesa's software driver cuts off an invocation silently once its loops, all together and nested ones multiplied, have
+ *   taken 65,535 turns (loops of a few constant turns, which it unrolls, do not count). Where a loop grows with a tensor,
+ *   split the work into dispatches so that it stays below `limits.maxLoopTurns`.
  * - Workgroups are counted per dimension up to 65,535; 1-D kernels use {@linkcode linearGrid} and
  *   {@linkcode LINEAR_INDEX}.
  *
@@ -69,6 +72,8 @@ export interface DispatchLimits {
   readonly maxStorageBuffers: number;
   /** Elements that the start of a binding is a multiple of; itself a multiple of 4. */
   readonly offsetAlignmentElements: number;
+  /** Turns that all loops of one invocation may take together; infinite on a GPU. */
+  readonly maxLoopTurns: number;
 }
 
 /** Encodes kernels; the device runs them in order. */
@@ -128,6 +133,7 @@ export interface RowBlock {
  * @param rows rows of all tensors
  * @param rowElements elements per row of each tensor that is split
  * @param multiple rows per block are a multiple of this, except in the last; default 1
+ * @param maxRows most rows of a block, at least `multiple`; default: as many as fit
  * @throws {RangeError} when `multiple` rows alone do not fit
  */
 export function rowBlocks(
@@ -135,10 +141,11 @@ export function rowBlocks(
   rows: number,
   rowElements: readonly number[],
   multiple = 1,
+  maxRows: number = Infinity,
 ): RowBlock[] {
   const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
   const widest = Math.max(1, ...rowElements);
-  const step = Math.floor(fitting / widest / multiple) * multiple;
+  const step = Math.floor(Math.min(maxRows, fitting / widest) / multiple) * multiple;
   if (step < 1) {
     throw new RangeError(
       `Cannot bind ${multiple} rows of ${widest} elements: a binding holds at most ${limits.maxBindingBytes} bytes`,

@@ -6,6 +6,7 @@
 
 import type { Ledger } from "../../memory/ledger.ts";
 import type { MemoryTag, Storage, Tensor } from "../../tensor/tensor.ts";
+import type { PooledBuffer } from "./buffer_pool.ts";
 
 /** What a {@linkcode WebGpuStorage} needs to know of its backend. */
 export interface StorageOwner {
@@ -14,7 +15,7 @@ export interface StorageOwner {
   /** Elements that the start of a binding must be a multiple of. */
   readonly offsetAlignmentElements: number;
   /** Takes back the buffer of a storage whose last tensor was freed. */
-  reclaim(buffer: GPUBuffer): void;
+  reclaim(buffer: PooledBuffer): void;
 }
 
 /** One pooled GPU buffer, booked in the ledger under a tag. */
@@ -27,7 +28,7 @@ export class WebGpuStorage implements Storage {
    * @param bytes bytes that tensors address
    * @param tag purpose of the memory
    */
-  constructor(readonly owner: StorageOwner, readonly buffer: GPUBuffer, readonly bytes: number, tag: MemoryTag) {
+  constructor(readonly owner: StorageOwner, readonly buffer: PooledBuffer, readonly bytes: number, tag: MemoryTag) {
     this.#tag = tag;
     owner.ledger.allocate(tag, bytes);
   }

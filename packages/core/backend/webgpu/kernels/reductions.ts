@@ -1,0 +1,111 @@
+/**
+ * Sums in a fixed order: of all elements, of squares, and the factor that clips a gradient's norm.
+ *
+ * @module
+ */
+
+import type { Tensor } from "../../../tensor/tensor.ts";
+import { PARTIAL_SUMS } from "../../ops.ts";
+import { type Dispatcher, residual } from "../dispatch.ts";
+import {
+  declare,
+  forElementBlocks,
+  reduceCode,
+  type RowPlan,
+  vectorCode,
+  type VectorWidth,
+  vectorWidth,
+} from "./wgsl.ts";
+
+/** Invocations that share a tensor at least: the lanes of the one sum, or a lane for each partial sum. */
+const SHARING_LANES = 256;
+
+/** What is added up of each load. */
+type Term = "v" | "v * v";
+
+/**
+ * `sums` partial sums; number s adds up every sums × LANES-th load of x. On a GPU a workgroup makes one partial sum, on
+ * a software driver a lane does.
+ */
+function code(width: VectorWidth, plan: RowPlan, term: Term): string {
+  return `${vectorCode(width)}${reduceCode(plan)}
+${declare([["x", "read", "V"], ["out", "read_write", "f32"]], ["count", "sums", "keep", "at_x", "at_out"])}
+@compute @workgroup_size(LANES * ROWS)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) local: u32) {
+  let s = wid.x * ROWS + local / LANES;
+  var sum = 0.0;
+  for (var i = s * LANES + local % LANES; i < params.count; i += params.sums * LANES) {
+    let v = x[params.at_x + i];
+    sum += total(${term});
+  }
+  let whole = reduce(sum, local);
+  if (local % LANES == 0u && s < params.sums) {
+    let before = select(0.0, out[params.at_out + s], params.keep == 1u);
+    out[params.at_out + s] = before + whole;
+  }
+}
+`;
+}
+
+function run(dispatcher: Dispatcher, kernel: string, term: Term, x: Tensor, out: Tensor, keep: boolean): void {
+  const sums = out.size;
+  const width = vectorWidth([x], [x.size]);
+  const plan = sums > 1 && dispatcher.isSoftware ? { lanes: 1, rows: 64 } : { lanes: SHARING_LANES, rows: 1 };
+  dispatcher.run({
+    kernel,
+    code: code(width, plan, term),
+    tensors: [{ tensor: x, access: "read" }, { tensor: out, access: "read_write" }],
+    params: [x.size / width, sums, keep ? 1 : 0, residual(x) / width, residual(out)],
+    workgroups: [Math.ceil(sums / plan.rows), 1, 1],
+  });
+}
+
+/** Elements that the invocations of one dispatch get through, even one by one, with turns to spare for `reduce`. */
+function maxElements({ limits }: Dispatcher): number {
+  return SHARING_LANES * Math.floor(limits.maxLoopTurns / 2);
+}
+
+/** Launches `Ops.sum`. */
+export function sum(dispatcher: Dispatcher, x: Tensor, out: Tensor): void {
+  forElementBlocks(
+    dispatcher,
+    [x],
+    ([block], { start }) => run(dispatcher, "sum", "v", block, out, start > 0),
+    maxElements(dispatcher),
+  );
+}
+
+/** Launches `Ops.sumSquares`. */
+export function sumSquares(dispatcher: Dispatcher, x: Tensor, out: Tensor): void {
+  forElementBlocks(
+    dispatcher,
+    [x],
+    ([block]) => run(dispatcher, "sum_squares", "v * v", block, out, true),
+    maxElements(dispatcher),
+  );
+}
+
+const CLIP_FACTOR = `
+${
+  declare([["partials", "read", "f32"], ["result", "read_write", "f32"]], ["at_partials", "at_result", "max_norm: f32"])
+}
+@compute @workgroup_size(1)
+fn main() {
+  var squares = 0.0;
+  for (var i = 0u; i < ${PARTIAL_SUMS}u; i++) { squares += partials[params.at_partials + i]; }
+  let norm = sqrt(squares);
+  result[params.at_result] = norm;
+  result[params.at_result + 1u] = min(1.0, params.max_norm / (norm + 1e-6));
+}
+`;
+
+/** Launches `Ops.clipFactor`. */
+export function clipFactor(dispatcher: Dispatcher, partials: Tensor, result: Tensor, maxNorm: number): void {
+  dispatcher.run({
+    kernel: "clip_factor",
+    code: CLIP_FACTOR,
+    tensors: [{ tensor: partials, access: "read" }, { tensor: result, access: "read_write" }],
+    params: [residual(partials), residual(result), { f32: maxNorm }],
+    workgroups: [1, 1, 1],
+  });
+}

@@ -1,0 +1,127 @@
+/**
+ * Compiles each WGSL source once and turns compile errors into errors with the source in them.
+ *
+ * @module
+ */
+
+import { DeviceError, type DeviceErrors } from "./device_error.ts";
+
+/** Lines of source shown before and after the line at fault. */
+const EXCERPT_LINES = 3;
+
+/** A compiled kernel and the layout of what is bound to it. */
+export interface CachedPipeline {
+  /** The pipeline. */
+  readonly pipeline: GPUComputePipeline;
+  /** Layout of group 0. */
+  readonly layout: GPUBindGroupLayout;
+}
+
+/**
+ * Access of every binding, one letter each: `r` a storage buffer that is read, `w` one that is also written, and at the
+ * end `u` for a uniform with a dynamic offset, if there is one.
+ */
+export type BindingPattern = string;
+
+/** Pipelines by source and binding pattern. */
+export class PipelineCache {
+  readonly #device: GPUDevice;
+  readonly #errors: DeviceErrors;
+  readonly #layouts = new Map<BindingPattern, GPUBindGroupLayout>();
+  readonly #pipelines = new Map<string, Map<BindingPattern, CachedPipeline>>();
+
+  /**
+   * @param device device to compile for
+   * @param errors where compile errors are remembered
+   */
+  constructor(device: GPUDevice, errors: DeviceErrors) {
+    this.#device = device;
+    this.#errors = errors;
+  }
+
+  /**
+   * The pipeline of a source with entry point `main`. Bindings that the pattern writes but the source only reads are
+   * declared `read_write` in it.
+   *
+   * @param kernel name, for errors
+   * @throws {TypeError} when the source does not declare such a binding as `dispatch.ts` says
+   */
+  get(kernel: string, code: string, pattern: BindingPattern): CachedPipeline {
+    let variants = this.#pipelines.get(code);
+    if (!variants) this.#pipelines.set(code, variants = new Map());
+    let cached = variants.get(pattern);
+    if (!cached) variants.set(pattern, cached = this.#compile(kernel, widenAccess(kernel, code, pattern), pattern));
+    return cached;
+  }
+
+  #compile(kernel: string, code: string, pattern: BindingPattern): CachedPipeline {
+    const layout = this.#layout(pattern);
+    const module = this.#compileModule(kernel, code);
+    const pipeline = this.#errors.guard(
+      { what: () => `make a pipeline of kernel ${kernel}`, kernel },
+      () =>
+        this.#device.createComputePipeline({
+          label: kernel,
+          layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+          compute: { module, entryPoint: "main" },
+        }),
+    );
+    return { pipeline, layout };
+  }
+
+  #compileModule(kernel: string, code: string): GPUShaderModule {
+    this.#device.pushErrorScope("validation");
+    const module = this.#device.createShaderModule({ label: kernel, code });
+    const report = async () => {
+      const [error, { messages }] = await Promise.all([this.#device.popErrorScope(), module.getCompilationInfo()]);
+      const found = messages.find(({ type }) => type === "error");
+      if (!error && !found) return;
+      const text = (found?.message ?? error?.message ?? "").trim();
+      const excerpt = found && found.lineNum > 0 ? `\n${sourceExcerpt(code, found.lineNum)}` : "";
+      this.#errors.record(new DeviceError(`Cannot compile kernel ${kernel}: ${text}${excerpt}`, kernel));
+    };
+    this.#errors.await(report());
+    return module;
+  }
+
+  #layout(pattern: BindingPattern): GPUBindGroupLayout {
+    let layout = this.#layouts.get(pattern);
+    if (!layout) {
+      const entries = Array.from(pattern, (letter, binding) => ({
+        binding,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: bufferLayout(letter),
+      }));
+      this.#layouts.set(pattern, layout = this.#device.createBindGroupLayout({ label: pattern, entries }));
+    }
+    return layout;
+  }
+}
+
+/** The lines around `line` (from 1), numbered, with a mark at the line itself. */
+export function sourceExcerpt(code: string, line: number): string {
+  const lines = code.split("\n");
+  const first = Math.max(1, line - EXCERPT_LINES);
+  const last = Math.min(lines.length, line + EXCERPT_LINES);
+  const width = String(last).length;
+  return lines.slice(first - 1, last)
+    .map((text, i) => `${first + i === line ? ">" : " "} ${String(first + i).padStart(width)} | ${text}`)
+    .join("\n");
+}
+
+function widenAccess(kernel: string, code: string, pattern: BindingPattern): string {
+  Array.from(pattern).forEach((letter, binding) => {
+    if (letter === "u") return;
+    const read = `@binding(${binding}) var<storage, read> `;
+    const written = `@binding(${binding}) var<storage, read_write> `;
+    if (letter === "w") code = code.replace(read, written);
+    if (code.includes(letter === "w" ? written : read)) return;
+    throw new TypeError(`Cannot bind tensor ${binding} of kernel ${kernel}: its WGSL must say "${read.trim()}"`);
+  });
+  return code;
+}
+
+function bufferLayout(letter: string): GPUBufferBindingLayout {
+  if (letter === "u") return { type: "uniform", hasDynamicOffset: true };
+  return { type: letter === "w" ? "storage" : "read-only-storage" };
+}

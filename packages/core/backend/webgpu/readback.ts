@@ -1,0 +1,154 @@
+/**
+ * Copies device memory to the host through kept staging buffers.
+ *
+ * @module
+ */
+
+import { sizeClass } from "./buffer_pool.ts";
+import type { PooledBuffer } from "./buffer_pool.ts";
+import type { CommandQueue } from "./command_queue.ts";
+import { DeviceError, type DeviceErrors } from "./device_error.ts";
+
+/** Most bytes that one wait brings over; larger reads take several. */
+const MAX_STAGING_BYTES = 64 * 2 ** 20;
+
+/** Staging buffers that are kept between reads. */
+const MAX_IDLE_BUFFERS = 4;
+
+/** A range of a buffer to read; offsets and sizes are multiples of 4. */
+export interface ReadRange {
+  readonly buffer: PooledBuffer;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** A piece of a range that travels in one staging buffer. */
+interface Piece {
+  readonly source: ReadRange;
+  /** Number of the range among those asked for. */
+  readonly range: number;
+  /** Bytes into the range. */
+  readonly start: number;
+  readonly bytes: number;
+}
+
+/** Reads device memory. */
+export class Readback {
+  readonly #device: GPUDevice;
+  readonly #queue: CommandQueue;
+  readonly #errors: DeviceErrors;
+  readonly #maxStagingBytes: number;
+  /** Unmapped staging buffers, least recently used first. */
+  readonly #idle: GPUBuffer[] = [];
+
+  /**
+   * @param device device to read from
+   * @param queue queue of the device, where the copies are encoded
+   * @param errors where errors are remembered
+   * @param maxStagingBytes most bytes that one wait brings over
+   */
+  constructor(
+    device: GPUDevice,
+    queue: CommandQueue,
+    errors: DeviceErrors,
+    maxStagingBytes: number = MAX_STAGING_BYTES,
+  ) {
+    this.#device = device;
+    this.#queue = queue;
+    this.#errors = errors;
+    this.#maxStagingBytes = maxStagingBytes;
+  }
+
+  /**
+   * Copies ranges to the host after all work before the call, with one wait for up to 64 MiB. The ranges are read as
+   * they are when the call is made, whatever is encoded or freed afterwards, as long as one wait suffices; larger reads
+   * want the ranges left alone until the promise settles.
+   *
+   * @throws {DeviceError} when anything before it or the copy itself has failed
+   */
+  async read(ranges: readonly ReadRange[]): Promise<ArrayBuffer[]> {
+    const results = ranges.map(({ bytes }) => new ArrayBuffer(bytes));
+    for (const pieces of planReads(ranges, this.#maxStagingBytes)) await this.#readPieces(pieces, results);
+    await this.#errors.settle();
+    return results;
+  }
+
+  /** Waits until the device has done all that was encoded before. */
+  async wait(): Promise<void> {
+    this.#queue.flush();
+    await this.#device.queue.onSubmittedWorkDone();
+    await this.#errors.settle();
+  }
+
+  async #readPieces(pieces: readonly Piece[], results: readonly ArrayBuffer[]): Promise<void> {
+    const total = pieces.reduce((sum, { bytes }) => sum + bytes, 0);
+    const staging = this.#takeStaging(total);
+    this.#queue.encode("copy to the host", pieces.map(({ source }) => source.buffer), (encoder) => {
+      let at = 0;
+      for (const { source, start, bytes } of pieces) {
+        encoder.copyBufferToBuffer(source.buffer.gpu, source.offset + start, staging, at, bytes);
+        at += bytes;
+      }
+    });
+    this.#queue.flush();
+    await this.#map(staging, total);
+    const mapped = new Uint8Array(staging.getMappedRange(0, total));
+    let at = 0;
+    for (const { range, start, bytes } of pieces) {
+      new Uint8Array(results[range], start, bytes).set(mapped.subarray(at, at + bytes));
+      at += bytes;
+    }
+    staging.unmap();
+    this.#idle.push(staging);
+    if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift()!.destroy();
+  }
+
+  async #map(staging: GPUBuffer, bytes: number): Promise<void> {
+    // A copy that failed leaves the buffer unmappable, and its own error says why.
+    await this.#errors.settle();
+    try {
+      await staging.mapAsync(GPUMapMode.READ, 0, bytes);
+    } catch (cause) {
+      await this.#errors.settle();
+      throw new DeviceError(`Cannot map ${bytes} bytes for the host: ${(cause as Error).message}`, undefined, {
+        cause,
+      });
+    }
+  }
+
+  #takeStaging(bytes: number): GPUBuffer {
+    const fitting = this.#idle.filter(({ size }) => size >= bytes).sort((a, b) => a.size - b.size)[0];
+    if (fitting) {
+      this.#idle.splice(this.#idle.indexOf(fitting), 1);
+      return fitting;
+    }
+    return this.#errors.guard(
+      { what: () => `allocate ${bytes} bytes to read through` },
+      () =>
+        this.#device.createBuffer({
+          label: "copy to the host",
+          size: sizeClass(bytes),
+          usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ,
+        }),
+    );
+  }
+}
+
+/** Splits ranges into groups of pieces, each group of at most `maxBytes` bytes. */
+export function planReads(ranges: readonly ReadRange[], maxBytes: number): Piece[][] {
+  const groups: Piece[][] = [];
+  let room = 0;
+  ranges.forEach((source, range) => {
+    for (let start = 0; start < source.bytes;) {
+      if (room === 0) {
+        groups.push([]);
+        room = maxBytes;
+      }
+      const bytes = Math.min(room, source.bytes - start);
+      groups[groups.length - 1].push({ source, range, start, bytes });
+      start += bytes;
+      room -= bytes;
+    }
+  });
+  return groups;
+}

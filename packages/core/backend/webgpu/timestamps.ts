@@ -1,0 +1,104 @@
+/**
+ * Times every dispatch with timestamp queries and adds them up by kernel.
+ *
+ * @module
+ */
+
+import type { KernelTime } from "../backend.ts";
+
+const TIMESTAMP_BYTES = 8;
+
+/** A batch whose timestamps are on their way to the host. */
+interface PendingBatch {
+  readonly staging: GPUBuffer;
+  readonly kernels: readonly string[];
+}
+
+/** Timestamps of the dispatches of one batch at a time, and the totals by kernel. */
+export class Timestamps {
+  readonly #device: GPUDevice;
+  readonly #queries: GPUQuerySet;
+  readonly #resolved: GPUBuffer;
+  readonly #idle: GPUBuffer[] = [];
+  readonly #bytes: number;
+  #pending: PendingBatch[] = [];
+  #kernels: string[] = [];
+  #totals = new Map<string, { dispatches: number; totalMs: number }>();
+
+  /**
+   * @param device device with the feature timestamp-query
+   * @param batchDispatches most dispatches between two calls of {@linkcode Timestamps.resolve}
+   */
+  constructor(device: GPUDevice, batchDispatches: number) {
+    this.#device = device;
+    this.#bytes = 2 * batchDispatches * TIMESTAMP_BYTES;
+    this.#queries = device.createQuerySet({ type: "timestamp", count: 2 * batchDispatches });
+    this.#resolved = device.createBuffer({
+      label: "timestamps",
+      size: this.#bytes,
+      usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+    });
+  }
+
+  /** What a compute pass with one dispatch of `kernel` writes at its beginning and end. */
+  writes(kernel: string): GPUComputePassTimestampWrites {
+    const first = 2 * this.#kernels.push(kernel) - 2;
+    return { querySet: this.#queries, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 };
+  }
+
+  /** Encodes commands that no compute pass holds, such as copies, between two empty passes that mark their time. */
+  bracket(name: string, encoder: GPUCommandEncoder, encode: (encoder: GPUCommandEncoder) => void): void {
+    const { querySet, beginningOfPassWriteIndex, endOfPassWriteIndex } = this.writes(name);
+    encoder.beginComputePass({
+      timestampWrites: { querySet, endOfPassWriteIndex: beginningOfPassWriteIndex },
+    }).end();
+    encode(encoder);
+    encoder.beginComputePass({
+      timestampWrites: { querySet, beginningOfPassWriteIndex: endOfPassWriteIndex },
+    }).end();
+  }
+
+  /** Encodes a copy of the batch's timestamps towards the host, as the last command of the batch. */
+  resolve(encoder: GPUCommandEncoder): void {
+    if (this.#kernels.length === 0) return;
+    const staging = this.#idle.pop() ?? this.#device.createBuffer({
+      label: "timestamps for the host",
+      size: this.#bytes,
+      usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ,
+    });
+    const bytes = 2 * this.#kernels.length * TIMESTAMP_BYTES;
+    encoder.resolveQuerySet(this.#queries, 0, 2 * this.#kernels.length, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, staging, 0, bytes);
+    this.#pending.push({ staging, kernels: this.#kernels });
+    this.#kernels = [];
+  }
+
+  /** Adds the times of all submitted batches to the totals. */
+  async collect(): Promise<void> {
+    const batches = this.#pending;
+    this.#pending = [];
+    await Promise.all(batches.map(({ staging }) => staging.mapAsync(GPUMapMode.READ)));
+    for (const { staging, kernels } of batches) {
+      const times = new BigUint64Array(staging.getMappedRange());
+      kernels.forEach((kernel, i) => this.#add(kernel, Number(times[2 * i + 1] - times[2 * i]) / 1e6));
+      staging.unmap();
+      this.#idle.push(staging);
+    }
+  }
+
+  /** The totals, longest first; counting starts afresh. */
+  take(): KernelTime[] {
+    const totals = this.#totals;
+    this.#totals = new Map();
+    return Array.from(totals, ([kernel, total]) => ({ kernel, ...total })).sort((a, b) => b.totalMs - a.totalMs);
+  }
+
+  #add(kernel: string, ms: number): void {
+    const total = this.#totals.get(kernel);
+    if (!total) this.#totals.set(kernel, { dispatches: 1, totalMs: ms });
+    else {
+      total.dispatches++;
+      total.totalMs += ms;
+    }
+  }
+}
