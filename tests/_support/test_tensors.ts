@@ -37,6 +37,11 @@ export class TestTensors implements Disposable {
     return this.#scope.own(zeros(this.backend, shape, "scratch"));
   }
 
+  /** A view of rows. */
+  rows(tensor: Tensor, start: number, end: number): Tensor {
+    return this.#scope.own(tensor.rows(start, end));
+  }
+
   /** Frees the tensors. */
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();

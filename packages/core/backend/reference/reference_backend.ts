@@ -63,7 +63,7 @@ class ReferenceBackend implements Backend {
       );
     }
     if (data.constructor !== elements.constructor) {
-      throw new TypeError(`Cannot write a ${data.constructor.name} to a ${tensor.dtype} tensor`);
+      throw new TypeError(`Cannot write a ${data.constructor.name} to a tensor of ${tensor.dtype}`);
     }
     elements.set(data);
   }

@@ -78,12 +78,12 @@ export function elementsOf(tensor: Tensor): Float32Array | Uint32Array {
 export function floatsOf(tensor: Tensor): Float32Array {
   const elements = elementsOf(tensor);
   if (elements instanceof Float32Array) return elements;
-  throw new TypeError(`Cannot use a ${tensor.dtype} tensor of shape [${tensor.shape}] as numbers: it must be f32`);
+  throw new TypeError(`Cannot use a tensor of ${tensor.dtype} of shape [${tensor.shape}] as numbers: it must be f32`);
 }
 
 /** As {@linkcode elementsOf}, of a u32 tensor. Throws a `TypeError` for any other. */
 export function idsOf(tensor: Tensor): Uint32Array {
   const elements = elementsOf(tensor);
   if (elements instanceof Uint32Array) return elements;
-  throw new TypeError(`Cannot use a ${tensor.dtype} tensor of shape [${tensor.shape}] as ids: it must be u32`);
+  throw new TypeError(`Cannot use a tensor of ${tensor.dtype} of shape [${tensor.shape}] as ids: it must be u32`);
 }
