@@ -50,6 +50,7 @@ export class CommandQueue implements Dispatcher {
   readonly limits: DispatchLimits;
   readonly isSoftware: boolean;
   readonly features: ReadonlySet<string>;
+  readonly subgroupLanes: number;
   readonly #device: GPUDevice;
   readonly #errors: DeviceErrors;
   readonly #timestamps?: Timestamps;
@@ -70,6 +71,7 @@ export class CommandQueue implements Dispatcher {
     this.limits = options.limits;
     this.isSoftware = options.isSoftware;
     this.features = new Set(device.features);
+    this.subgroupLanes = subgroupLanes(device);
     this.#device = device;
     this.#errors = errors;
     this.#timestamps = options.timestamps;
@@ -199,6 +201,11 @@ export class CommandQueue implements Dispatcher {
     if (this.#timestamps) this.#closePass();
     if (this.#kernels.push(name) >= BATCH_DISPATCHES) this.flush();
   }
+}
+
+function subgroupLanes({ features, adapterInfo }: GPUDevice): number {
+  const { subgroupMinSize, subgroupMaxSize } = adapterInfo;
+  return features.has("subgroups") && subgroupMinSize === subgroupMaxSize ? subgroupMinSize : 0;
 }
 
 function checkGrid(call: KernelCall): void {

@@ -92,6 +92,8 @@ export interface Dispatcher {
   readonly isSoftware: boolean;
   /** Optional features that the device was made with, such as `timestamp-query`. */
   readonly features: ReadonlySet<string>;
+  /** Size of every subgroup where kernels may use `subgroupShuffle`; 0 where they may not. */
+  readonly subgroupLanes: number;
 }
 
 /** Elements between the start of the binding and the tensor's first element. */

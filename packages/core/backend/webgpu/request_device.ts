@@ -51,16 +51,18 @@ export async function requestDevice({ gpu, profile }: RequestDeviceOptions): Pro
   if (profile && !features.has("timestamp-query")) {
     throw new DeviceError(`Cannot time kernels on ${deviceName}: its driver must offer timestamp-query`);
   }
+  const isSoftware = info.isFallbackAdapter || isSoftwareDriver(deviceName);
+  const requiredLimits = Object.fromEntries(WANTED_LIMITS.map((limit) => [limit, limits[limit]]));
+  const open = (requiredFeatures: GPUFeatureName[]) => adapter.requestDevice({ requiredFeatures, requiredLimits });
+  const needed: GPUFeatureName[] = profile ? ["timestamp-query"] : [];
   let device: GPUDevice;
   try {
-    device = await adapter.requestDevice({
-      requiredFeatures: profile ? ["timestamp-query"] : [],
-      requiredLimits: Object.fromEntries(WANTED_LIMITS.map((limit) => [limit, limits[limit]])),
-    });
+    // Deno does not list the feature among those of the adapter; trying is the only way to find out.
+    device = await (isSoftware ? open([...needed, "subgroups"]).catch(() => open(needed)) : open(needed));
   } catch (cause) {
     throw new DeviceError(`Cannot open ${deviceName}: ${(cause as Error).message}`, undefined, { cause });
   }
-  return { device, deviceName, isSoftware: info.isFallbackAdapter || isSoftwareDriver(deviceName) };
+  return { device, deviceName, isSoftware };
 }
 
 /** Whether a device name is that of a driver that computes on the CPU. */
