@@ -18,6 +18,8 @@ export interface LinkedGroupOptions {
   readonly rank: number;
   /** The link to each rank; none at `rank` itself. */
   readonly links: readonly (Link | undefined)[];
+  /** What this rank does while it exchanges nothing, for errors; `local work` by default. */
+  readonly activity?: string;
   /** Called once all links are closed. */
   readonly release?: () => Promise<void> | undefined;
 }
@@ -28,6 +30,7 @@ export class LinkedGroup implements ProcessGroup {
   readonly size: number;
   step = 0;
   readonly #links: readonly (Link | undefined)[];
+  readonly #activity: string;
   readonly #release: (() => Promise<void> | undefined) | undefined;
   readonly #stats = new StatsCounter();
   readonly #controller = new AbortController();
@@ -38,10 +41,11 @@ export class LinkedGroup implements ProcessGroup {
   #calls = 0;
 
   /** Takes over the links. */
-  constructor({ rank, links, release }: LinkedGroupOptions) {
+  constructor({ rank, links, activity = "local work", release }: LinkedGroupOptions) {
     this.rank = rank;
     this.size = links.length;
     this.#links = links;
+    this.#activity = activity;
     this.#release = release;
     this.#exchange = {
       rank,
@@ -98,8 +102,10 @@ export class LinkedGroup implements ProcessGroup {
   }
 
   abort(reason: Error): void {
-    const origin = reason instanceof PeerError ? reason.origin : this.rank;
-    this.#fail({ peer: this.rank, kind: "aborted", detail: `${reason.name}: ${reason.message}`, origin });
+    const [detail, origin] = reason instanceof PeerError
+      ? [reason.message, reason.origin]
+      : [`${reason.name}: ${reason.message}`, this.rank];
+    this.#fail({ peer: this.rank, kind: "aborted", detail, origin });
   }
 
   close(): Promise<void> {
@@ -148,7 +154,7 @@ export class LinkedGroup implements ProcessGroup {
   #stoppedBy(failure: PeerFailure): PeerOperation {
     const pending = [...this.#pending];
     const operation = pending.find(({ peer }) => peer === failure.peer) ?? pending[0];
-    return operation ?? { name: "local work", step: this.step };
+    return operation ?? { name: this.#activity, step: this.step };
   }
 
   async #close(): Promise<void> {

@@ -59,7 +59,7 @@ export async function connectProcessGroup(options: ConnectOptions): Promise<Proc
     return meeting.formGroup();
   } catch (error) {
     meeting.stop(error as Error);
-    const group = meeting.formGroup();
+    const group = meeting.formGroup(RENDEZVOUS.name);
     group.abort(error as Error);
     await group.close();
     throw error;
@@ -131,10 +131,11 @@ class Meeting {
   }
 
   /** The group of the links so far; whoever knocks from here on is sent away. */
-  formGroup(): ProcessGroup {
+  formGroup(activity?: string): ProcessGroup {
     const listener = this.#listener;
     listener?.refuse();
-    return new LinkedGroup({ rank: this.#options.rank, links: this.#links, release: () => listener?.shutdown() });
+    const release = () => listener?.shutdown();
+    return new LinkedGroup({ rank: this.#options.rank, links: this.#links, activity, release });
   }
 
   async #joinPeer(peer: number, url: string): Promise<{ addresses: readonly string[] }> {
