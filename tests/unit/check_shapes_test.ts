@@ -1,6 +1,7 @@
 /** Every op must refuse wrong shapes, element types, options, freed tensors and overlaps, with a message that says so. */
 
 import { assertEquals, assertThrows } from "@std/assert";
+import { checkAdd } from "../../packages/core/backend/check_shapes.ts";
 import { type AttentionInputs, type AttentionShape, type Ops, PARTIAL_SUMS } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import type { DType, Shape } from "../../packages/core/tensor/shape.ts";
@@ -173,6 +174,7 @@ Deno.test("an op refuses a freed tensor", () => {
   using view = x.share();
   x.free();
   assertThrows(() => backend.ops.add(x, out), ReferenceError, "Cannot use a freed scratch tensor of shape [2]");
+  assertThrows(() => checkAdd(x, out), ReferenceError, "freed");
   backend.ops.add(view, out);
   out.free();
   assertThrows(() => backend.ops.add(view, out), ReferenceError);

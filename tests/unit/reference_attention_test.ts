@@ -95,6 +95,16 @@ Deno.test("reference attention stays finite with scores in the hundreds", async 
   assertClose(logSumExp, expected.logSumExp, { ...ROUNDING, what: "logSumExp" });
 });
 
+Deno.test("reference attention is not disturbed by huge scores of keys that a query does not see", async () => {
+  const input = attentionCase({ headDim: 4 }, range(0, 6), range(0, 6));
+  // Far above the range of exp: were they counted in the highest score, the weights of seen keys would vanish.
+  input.k.set(input.q.subarray(0, 4).map((value) => value * 1e4), 5 * 4);
+  const { out, logSumExp } = await tiledAttention(input);
+  const expected = explicitAttention(input);
+  assertClose(out, expected.out, { ...ROUNDING, what: "out", rejectAllZero: true });
+  assertClose(logSumExp, expected.logSumExp, { ...ROUNDING, what: "logSumExp" });
+});
+
 Deno.test("reference attention counts every head's own delta", async () => {
   const backend = createReferenceBackend({ poison: true });
   using t = new TestTensors(backend);
