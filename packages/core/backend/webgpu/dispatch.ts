@@ -10,6 +10,8 @@
  * - Two tensors of one call may lie in one buffer as long as their elements do not overlap. WebGPU refuses to bind a
  *   buffer as `read` and as `read_write` in one dispatch, so the dispatcher then declares all tensors on that buffer as
  *   `read_write`, in the WGSL too; kernels and launchers need not care.
+ * - Give every `var` in a loop a value: Deno's compiler clears a variable without one when the function is entered, not
+ *   at each turn.
  * - Mesa's software driver cuts off an invocation silently once its loops, all together and nested ones multiplied, have
  *   taken 65,535 turns (loops of a few constant turns, which it unrolls, do not count). Where a loop grows with a tensor,
  *   split the work into dispatches so that it stays below `limits.maxLoopTurns`.
@@ -88,7 +90,7 @@ export interface Dispatcher {
   run(call: KernelCall): void;
   /** Limits of the device. */
   readonly limits: DispatchLimits;
-  /** Whether a software driver computes on the CPU, where barriers are dear and large simple workgroups are fast. */
+  /** Whether kernels are laid out for a driver on the CPU, where barriers are dear and simple loops over rows are fast. */
   readonly isSoftware: boolean;
   /** Optional features that the device was made with, such as `timestamp-query`. */
   readonly features: ReadonlySet<string>;

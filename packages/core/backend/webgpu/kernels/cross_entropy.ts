@@ -64,7 +64,7 @@ ${
       let v = logits[base + c];
       gradient = exp(v - V(merged.x)) * factor;
       if (c == hit) {
-        losses[params.at_losses + row] = merged.x + log(merged.y) - v${component};
+        losses[params.at_losses + row] = log(merged.y) + (merged.x - v${component});
         gradient${component} -= params.scale;
       }
     }

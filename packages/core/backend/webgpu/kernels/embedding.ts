@@ -109,7 +109,10 @@ fn main(
   for (; k + 4u <= end; k += 4u) {
     let rows = vec4u(source(k), source(k + 1u), source(k + 2u), source(k + 3u));
     var terms: array<V, 4>;
-    for (var j = 0u; j < 4u; j++) { if (inside(rows[j])) { terms[j] = d_out[base + rows[j] * params.columns]; } }
+    for (var j = 0u; j < 4u; j++) {
+      terms[j] = V(0.0);
+      if (inside(rows[j])) { terms[j] = d_out[base + rows[j] * params.columns]; }
+    }
     sum = (((sum + terms[0]) + terms[1]) + terms[2]) + terms[3];
   }
   for (; k < end; k++) {
