@@ -6,9 +6,9 @@
 import { assert, assertEquals, assertNotStrictEquals, assertRejects } from "@std/assert";
 import { segmentBounds } from "../../packages/core/transport/collectives.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
-import { statsSince } from "../../packages/core/transport/stats.ts";
 import { Random } from "../_support/random.ts";
 import { delay, patternBytes, sameBytes } from "./_groups.ts";
+import { checkTraffic, onRanks, ringReduceTraffic, segmentLength } from "./_traffic.ts";
 
 const MIB = 1024 * 1024;
 
@@ -99,7 +99,7 @@ async function gatherUneven(groups: ProcessGroup[]): Promise<void> {
   for (const unit of [0, 1, 1001, 3 * MIB]) {
     const data = groups.map((_, rank) => patternBytes(unit * ((rank + 1) % 3), rank));
     const total = data.reduce((sum, { length }) => sum + length, 0);
-    await checkStats(groups, (group) => ({
+    await checkTraffic(groups, (group) => ({
       run: async () => {
         const gathered = await group.allGather(data[group.rank]);
         assertEquals(gathered.length, size);
@@ -118,7 +118,7 @@ async function scatterRagged(groups: ProcessGroup[]): Promise<void> {
   for (const length of [0, 1, 7, 1000, 1_300_001]) {
     const data = groups.map((_, rank) => Float32Array.from({ length }, (_, index) => (index % 97) * (rank + 1)));
     const ranksSummed = size * (size + 1) / 2;
-    await checkStats(groups, (group) => {
+    await checkTraffic(groups, (group) => {
       const { start, end } = segmentBounds(length, size, group.rank);
       return {
         run: async () => {
@@ -144,7 +144,7 @@ async function reduceBitwise(groups: ProcessGroup[]): Promise<void> {
   for (const length of [0, 1, 5, 4099, 1_200_001]) {
     const data = groups.map((_, rank) => new Random(1000 * rank + length).normals(length));
     const inputs = data.map((values) => values.slice());
-    await checkStats(groups, (group) => ({
+    await checkTraffic(groups, (group) => ({
       run: () => group.allReduce(data[group.rank]),
       ...ringReduceTraffic(length, size, group.rank),
       collectives: { allReduce: 1 },
@@ -164,7 +164,7 @@ async function exchangeUneven(groups: ProcessGroup[]): Promise<void> {
   const lengthOf = (from: number, to: number) => 1000 * from + 37 * to + (from === 0 && to === 1 ? 9 * MIB : 0);
   const parts = groups.map((_, from) => groups.map((_, to) => patternBytes(lengthOf(from, to), 8 * from + to)));
   const ranks = groups.map(({ rank }) => rank);
-  await checkStats(groups, (group) => ({
+  await checkTraffic(groups, (group) => ({
     run: async () => {
       const received = await group.allToAll(parts[group.rank]);
       assertEquals(received.length, size);
@@ -181,7 +181,7 @@ async function broadcastFromAnyRoot(groups: ProcessGroup[]): Promise<void> {
   const size = groups.length;
   for (const root of groups.keys()) {
     const data = patternBytes(10_007 * root, root);
-    await checkStats(groups, (group) => {
+    await checkTraffic(groups, (group) => {
       const place = (group.rank - root + size) % size;
       // In a binomial tree a place has a child at each power of two below its lowest set bit that is still in the run.
       const children = [1, 2, 4].filter((step) => place % (2 * step) === 0 && place + step < size).length;
@@ -201,7 +201,7 @@ async function broadcastFromAnyRoot(groups: ProcessGroup[]): Promise<void> {
 async function waitAtBarrier(groups: ProcessGroup[]): Promise<void> {
   const late = groups.length - 1;
   let lateCame = false;
-  await checkStats(groups, (group) => ({
+  await checkTraffic(groups, (group) => ({
     run: async () => {
       if (group.rank === late) {
         await delay(30);
@@ -261,51 +261,11 @@ async function closeInOrder(groups: ProcessGroup[]): Promise<void> {
   await Promise.all([closing, ...groups.slice(1).map((group) => group.close())]);
 }
 
-/** Runs the same work on every rank at once. */
-export function onRanks<T>(groups: readonly ProcessGroup[], work: (group: ProcessGroup) => Promise<T>): Promise<T[]> {
-  return Promise.all(groups.map(work));
-}
-
 async function onPairs(
   groups: readonly ProcessGroup[],
   work: (from: ProcessGroup, to: ProcessGroup) => Promise<void>,
 ): Promise<void> {
   await Promise.all(groups.flatMap((from) => groups.filter((to) => to !== from).map((to) => work(from, to))));
-}
-
-/** Work of one rank with the traffic that it must cost, to the byte. */
-interface ExpectedTraffic {
-  run(): Promise<void>;
-  bytesSent: number;
-  bytesReceived: number;
-  messagesSent: number;
-  collectives: Record<string, number>;
-}
-
-async function checkStats(groups: ProcessGroup[], expect: (group: ProcessGroup) => ExpectedTraffic): Promise<void> {
-  await onRanks(groups, async (group) => {
-    const { run, ...expected } = expect(group);
-    const before = group.stats;
-    await run();
-    assertEquals(statsSince(group.stats, before), expected, `traffic of rank ${group.rank}`);
-  });
-}
-
-function ringReduceTraffic(length: number, size: number, rank: number) {
-  if (size === 1) return { bytesSent: 0, bytesReceived: 0, messagesSent: 0 };
-  const own = segmentLength(length, size, rank);
-  const next = segmentLength(length, size, rank + 1);
-  const previous = segmentLength(length, size, rank - 1);
-  return {
-    bytesSent: 4 * ((length - own) + (length - next)),
-    bytesReceived: 4 * ((length - previous) + (length - own)),
-    messagesSent: 2 * (size - 1),
-  };
-}
-
-function segmentLength(length: number, size: number, index: number): number {
-  const { start, end } = segmentBounds(length, size, (index + size) % size);
-  return end - start;
 }
 
 function asBytes(data: Float32Array): Uint8Array {

@@ -152,6 +152,19 @@ Deno.test("waiting for nothing, a silent peer is no fault", () =>
     assert(!group.signal.aborted);
   }));
 
+Deno.test("nothing follows a goodbye, whatever the peer still asks", () =>
+  againstRogue(async (group, { socket, frames, nextFrame }) => {
+    const goodbye = nextFrame();
+    const closing = group.close();
+    assertEquals((await goodbye).kind, "goodbye");
+    socket.send(encodeControlFrame("ping"));
+    socket.send(dataFrame({ payload: patternBytes(1, 1) }));
+    await delay(50);
+    assertEquals(frames.at(-1)!.kind, "goodbye");
+    socket.close();
+    await closing;
+  }));
+
 Deno.test("a peer that does not read holds back the sender, and is found by the timeout", async () => {
   const { url, group: connecting } = await startRankZero(2, { timeoutMs: TIMEOUT_MS });
   const connection = await joinWithoutReading(url);

@@ -45,6 +45,7 @@ export class PeerLink extends BaseLink {
   readonly #outgoing: OutgoingMessage[] = [];
   readonly #disconnected = Promise.withResolvers<void>();
   #sending = false;
+  #saidLast = false;
   #sent: Promise<void> = Promise.resolve();
   #frame = new Uint8Array(0);
   #nextId = 0;
@@ -140,8 +141,11 @@ export class PeerLink extends BaseLink {
     return this.#frame;
   }
 
+  /** Nothing follows a goodbye or an abort, not even a sign of life that is asked for. */
   #sendControl(kind: FrameKind, payload?: Uint8Array): void {
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(encodeControlFrame(kind, payload));
+    if (this.#saidLast || this.#socket.readyState !== WebSocket.OPEN) return;
+    this.#socket.send(encodeControlFrame(kind, payload));
+    this.#saidLast = kind === "goodbye" || kind === "abort";
   }
 
   #receive(data: unknown): void {

@@ -26,7 +26,11 @@ export interface ConnectOptions {
   readonly rendezvous?: string;
   /** Address to listen at, by which the other ranks can reach this one. 127.0.0.1 by default. */
   readonly host?: string;
-  /** Milliseconds for the rendezvous, and later for a peer's silence while it is waited for. 60 000 by default. */
+  /**
+   * Milliseconds for the rendezvous, and later for a peer's silence while it is waited for; twice as many for a peer that
+   * lives but sends nothing. 60 000 by default. It must exceed the longest time in which a rank computes without yielding
+   * to its event loop, and half the longest time between two of its messages.
+   */
   readonly timeoutMs?: number;
   /** Told rank 0's address, for the other ranks, as soon as it listens. Not called in a run of one rank. */
   readonly onListening?: (url: string) => void;
