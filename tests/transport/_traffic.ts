@@ -36,7 +36,11 @@ export async function checkTraffic(
 }
 
 /** Traffic of a ring reduce-scatter and a ring all-gather of `length` floats. */
-export function ringReduceTraffic(length: number, size: number, rank: number) {
+export function ringReduceTraffic(
+  length: number,
+  size: number,
+  rank: number,
+): Omit<ExpectedTraffic, "run" | "collectives"> {
   if (size === 1) return { bytesSent: 0, bytesReceived: 0, messagesSent: 0 };
   const own = segmentLength(length, size, rank);
   const next = segmentLength(length, size, rank + 1);
