@@ -1,0 +1,141 @@
+/**
+ * What the attention launchers share: splitting what does not fit a binding, and turning operands into a dispatch.
+ * Dims: B batch, Sq and Sk query and key tokens of one sequence, H query heads, K kv heads, E head dim.
+ *
+ * @module
+ */
+
+import { ELEMENT_BYTES } from "../../../tensor/shape.ts";
+import { Scope } from "../../../tensor/scope.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
+import type { AttentionShape } from "../../ops.ts";
+import { type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
+import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
+import type { AttentionLayout, AttentionOperand } from "./attention_wgsl.ts";
+import { vectorWidth } from "./wgsl.ts";
+
+/** Tensors of an attention kernel by the names of its operands. */
+export type AttentionTensors = Readonly<Record<string, Tensor>>;
+
+/** A kernel and the rows that its workgroups own. */
+export interface AttentionLaunch {
+  /** Kernel and variant, for the profile. */
+  readonly kernel: string;
+  /** How it is computed. */
+  readonly variant: AttentionVariant;
+  /** Makes the WGSL for one part of the work. */
+  readonly code: (layout: AttentionLayout, part: AttentionPart) => string;
+  /** Operands in the order of bindings. */
+  readonly operands: readonly AttentionOperand[];
+  /** Side whose rows the workgroups own; the rows of the other side stream past. */
+  readonly owners: "queries" | "keys";
+}
+
+/** What a dispatch sees of the sequences. */
+export interface AttentionPart {
+  /** Sequences, at least one. */
+  readonly sequences: RowBlock;
+  /** Queries of each sequence. */
+  readonly queries: RowBlock;
+  /** Keys of each sequence. */
+  readonly keys: RowBlock;
+}
+
+/**
+ * Dispatches a kernel, on all sequences at once if every tensor fits a binding and every loop its limit of turns; else
+ * on several whole sequences at a time; else on blocks of queries of one sequence, each with all blocks of keys in turn.
+ *
+ * @throws {RangeError} when one row does not fit a binding
+ */
+export function launchAttention(
+  dispatcher: Dispatcher,
+  launch: AttentionLaunch,
+  tensors: AttentionTensors,
+  shape: AttentionShape,
+): void {
+  for (const part of attentionParts(dispatcher, launch, tensors, shape)) {
+    dispatchPart(dispatcher, launch, tensors, shape, part);
+  }
+}
+
+function attentionParts(
+  { limits }: Dispatcher,
+  { variant, owners }: AttentionLaunch,
+  { query_positions, key_positions }: AttentionTensors,
+  shape: AttentionShape,
+): AttentionPart[] {
+  const { batch, heads, kvHeads, headDim } = shape;
+  const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
+  const streamed = maxStreamedRows(variant, headDim, limits.maxLoopTurns, owners === "keys" ? heads / kvHeads : 1);
+  const maxQueries = Math.min(Math.floor(fitting / (heads * headDim)), owners === "keys" ? streamed : Infinity);
+  const maxKeys = Math.min(Math.floor(fitting / (kvHeads * headDim)), owners === "queries" ? streamed : Infinity);
+  if (maxQueries < 1 || maxKeys < 1) {
+    throw new RangeError(
+      `Cannot bind rows of ${heads} heads of ${headDim} elements: a binding holds at most ${limits.maxBindingBytes} bytes`,
+    );
+  }
+  const queries = { start: 0, end: query_positions.size };
+  const keys = { start: 0, end: key_positions.size };
+  if (queries.end <= maxQueries && keys.end <= maxKeys) {
+    const elements = Math.max(queries.end * heads, keys.end * kvHeads) * headDim;
+    return blocks(batch, Math.floor(fitting / elements)).map((sequences) => ({ sequences, queries, keys }));
+  }
+  return blocks(batch, 1).flatMap((sequences) =>
+    blocks(queries.end, maxQueries).flatMap((queries) =>
+      blocks(keys.end, maxKeys).map((keys) => ({ sequences, queries, keys }))
+    )
+  );
+}
+
+/** Blocks of at most `step` rows; one empty block when there are no rows. */
+function blocks(rows: number, step: number): RowBlock[] {
+  return Array.from({ length: Math.max(1, Math.ceil(rows / step)) }, (_, i) => ({
+    start: i * step,
+    end: Math.min(rows, (i + 1) * step),
+  }));
+}
+
+function dispatchPart(
+  dispatcher: Dispatcher,
+  { kernel, variant, code, operands, owners }: AttentionLaunch,
+  tensors: AttentionTensors,
+  shape: AttentionShape,
+  part: AttentionPart,
+): void {
+  using scope = new Scope();
+  const { heads, kvHeads, batch } = shape;
+  const layout = attentionLayout(operands, tensors, shape);
+  const views = operands.map(({ name, holds }) => {
+    const tensor = tensors[name];
+    const ofKeys = holds === "key_heads" || name === "key_positions";
+    const block = ofKeys ? part.keys : part.queries;
+    if (holds === "positions") return scope.own(tensor.rows(block.start, block.end));
+    const tokens = tensor.shape[0] / batch;
+    const start = part.sequences.start * tokens + block.start;
+    return scope.own(tensor.rows(start, (part.sequences.end - 1) * tokens + block.end));
+  });
+  const queries = part.queries.end - part.queries.start;
+  const keys = part.keys.end - part.keys.start;
+  const tiles = Math.ceil((owners === "queries" ? queries : keys) / ownedRows(variant));
+  const workgroups = tiles * (owners === "queries" ? heads : kvHeads) * (part.sequences.end - part.sequences.start);
+  const places = views.map((view, i) => {
+    const { holds } = operands[i];
+    return residual(view) / (holds === "number" || holds === "positions" ? 1 : layout.width);
+  });
+  dispatcher.run({
+    kernel,
+    code: code(layout, part),
+    tensors: views.map((tensor, i) => ({ tensor, access: operands[i].access })),
+    params: [queries, keys, heads, kvHeads, tiles, workgroups, { f32: shape.scale }, ...places],
+    workgroups: linearGrid(workgroups),
+  });
+}
+
+function attentionLayout(
+  operands: readonly AttentionOperand[],
+  tensors: AttentionTensors,
+  { headDim }: AttentionShape,
+): AttentionLayout {
+  const rows = operands.filter(({ holds }) => holds === "query_heads" || holds === "key_heads");
+  return { headDim, width: vectorWidth(rows.map(({ name }) => tensors[name]), [headDim]) };
+}

@@ -1,0 +1,141 @@
+/**
+ * Forward of attention on GPUs; see `attention_tiles.ts` for its two steps.
+ *
+ * @module
+ */
+
+import {
+  eachRow,
+  eachScore,
+  eachSum,
+  storeWeights,
+  tileAccumulate,
+  tileMain,
+  tileMemory,
+  tileProduct,
+  type TileRows,
+} from "./attention_tiles.ts";
+import { tileShape, type TileVariant } from "./attention_variant.ts";
+import {
+  type AttentionLayout,
+  EMPTY,
+  EMPTY_BOUND,
+  FORWARD_OPERANDS,
+  LN_2,
+  LOG2_E,
+  MASKED,
+  operandCode,
+  VISIBLE_KEYS,
+} from "./attention_wgsl.ts";
+
+/**
+ * WGSL of the forward: workgroups own queries and walk over the keys that their last query sees; tiles that their first
+ * query sees wholly need no mask. `resume`: start from what out and lse hold.
+ *
+ * The highest score of a row is found across its invocations in every tile; the sum of its weights is kept in parts
+ * and added up at the end.
+ */
+export function tileForward(variant: TileVariant, layout: AttentionLayout, resume: boolean): string {
+  const shape = tileShape(variant, layout.headDim);
+  const { rows, columns, xCount, yCount, pieces } = shape;
+  const queries: TileRows = {
+    name: "q",
+    head: "head",
+    row: (i) => `sequence * params.queries + min(first_row + ${i}, params.queries - 1u)`,
+  };
+  const keys = (name: string): TileRows => ({
+    name,
+    head: "kv_head",
+    row: (i) => `sequence * params.keys + min(key + ${i}, params.keys - 1u)`,
+  });
+  const across = (value: (i: number) => string, combine: (sum: string, next: string) => string) => `
+${eachRow(shape, (i) => `  row_parts[(y + ${yCount * i}u) * ${xCount + 1}u + x] = ${value(i)};`)}
+  workgroupBarrier();
+  if (local < ${rows}u) {
+    var combined = row_parts[local * ${xCount + 1}u];
+    for (var part = 1u; part < ${xCount}u; part++) {
+      let next = row_parts[local * ${xCount + 1}u + part];
+      combined = ${combine("combined", "next")};
+    }
+    row_whole[local] = combined;
+  }
+  workgroupBarrier();`;
+  return operandCode(FORWARD_OPERANDS, layout) + VISIBLE_KEYS + tileMemory(shape) + `
+var<workgroup> row_parts: array<f32, ${rows * (xCount + 1)}>;
+var<workgroup> row_whole: array<f32, ${rows}>;
+` + tileMain(
+    shape,
+    "heads",
+    `
+  let kv_head = head * params.kv_heads / params.heads;
+  let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
+  if (local == 0u) {
+    let last = min(first_row + ${rows - 1}u, params.queries - 1u);
+    bounds = vec2u(visible_keys(last), visible_keys(first_row));
+  }
+  let seen = workgroupUniformLoad(&bounds);
+${
+      eachRow(shape, (i) => `
+  let place_${i} = first_row + y + ${yCount * i}u;
+  let own_${i} = min(place_${i}, params.queries - 1u);
+  let row_${i} = sequence * params.queries + own_${i};
+  let visible_${i} = visible_keys(own_${i});
+  ${
+        resume
+          ? `let before_${i} = lse[lse_index(row_${i}, head)];
+  var top_${i} = before_${i} * ${LOG2_E};
+  var total_${i} = select(0.0, 1.0, x == 0u && before_${i} > ${EMPTY_BOUND});`
+          : `var top_${i} = f32(${EMPTY});
+  var total_${i} = 0.0;`
+      }`)
+    }
+${
+      eachSum(shape, (i, u) =>
+        resume
+          ? `  var sum_${i}_${u} = load_out(row_${i}, head, min(x + ${xCount * u}u, ${pieces - 1}u));`
+          : `  var sum_${i}_${u} = vec4f(0.0);`)
+    }
+  for (var key = 0u; key < seen.x; key += ${columns}u) {
+${tileProduct(shape, "score", queries, keys("k"))}
+${eachScore(shape, (i, j) => `    score_${i}_${j} *= params.scale * ${LOG2_E};`)}
+    if (key + ${columns}u > seen.y) {
+${
+      eachScore(shape, (i, j) =>
+        `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, key + x * 4u + ${j}u < visible_${i});`)
+    }
+    }
+${across((i) => `max(max(score_${i}_0, score_${i}_1), max(score_${i}_2, score_${i}_3))`, (a, b) => `max(${a}, ${b})`)}
+${
+      eachRow(shape, (i) => `
+    let highest_${i} = max(top_${i}, row_whole[y + ${yCount * i}u]);
+    let rescale_${i} = exp2(top_${i} - highest_${i});
+    top_${i} = highest_${i};`)
+    }
+${eachScore(shape, (i, j) => `    score_${i}_${j} = exp2(score_${i}_${j} - highest_${i});`)}
+${
+      eachRow(shape, (i) =>
+        `    total_${i} = total_${i} * rescale_${i} + ((score_${i}_0 + score_${i}_1) + (score_${i}_2 + score_${i}_3));`)
+    }
+${eachSum(shape, (i, u) => `    sum_${i}_${u} *= rescale_${i};`)}
+${storeWeights(shape, "score")}
+${tileAccumulate(shape, "sum", keys("v"))}
+  }
+${across((i) => `total_${i}`, (a, b) => `${a} + ${b}`)}
+${
+      eachRow(shape, (i) => `
+  let empty_${i} = top_${i} < ${EMPTY_BOUND};
+  let whole_${i} = select(row_whole[y + ${yCount * i}u], 1.0, empty_${i});
+  let factor_${i} = select(1.0 / whole_${i}, 0.0, empty_${i});
+  if (place_${i} < params.queries && x == 0u) {
+    lse[lse_index(row_${i}, head)] = select((top_${i} + log2(whole_${i})) * ${LN_2}, ${EMPTY}, empty_${i});
+  }`)
+    }
+${
+      eachSum(shape, (i, u) => `
+  if (place_${i} < params.queries && x + ${xCount * u}u < ${pieces}u) {
+    store_out(row_${i}, head, x + ${xCount * u}u, sum_${i}_${u} * factor_${i});
+  }`)
+    }
+`,
+  );
+}

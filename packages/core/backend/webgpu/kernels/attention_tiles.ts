@@ -1,0 +1,155 @@
+/**
+ * What attention on GPUs is made of: a workgroup owns a tile of rows of one head and walks over the rows of the other
+ * side, tile by tile. Two steps do the work. {@linkcode tileProduct} multiplies two tiles of rows into a tile of
+ * scores, staged in workgroup memory some pieces at a time; {@linkcode tileAccumulate} adds scores times rows to what
+ * every invocation keeps in registers. Dims: E head dim, V = ⌈E/4⌉ pieces of a row.
+ *
+ * Invocation (x, y) holds the scores of rows y + yCount · i and columns 4x to 4x + 3, and the sums of the same rows
+ * and of pieces x + xCount · u. Strides in workgroup memory are odd, in pieces, so that neighbours meet different banks.
+ *
+ * @module
+ */
+
+import { LINEAR_INDEX } from "../dispatch.ts";
+import type { TileShape, TileVariant } from "./attention_variant.ts";
+import { addDot, lines, range } from "./attention_wgsl.ts";
+
+/** A tile of rows: where they come from. */
+export interface TileRows {
+  /** Name of the operand. */
+  readonly name: string;
+  /** Head, an expression. */
+  readonly head: string;
+  /** Row of the tensor that holds row `i` (an expression) of the tile. */
+  row(i: string): string;
+}
+
+/** Workgroup memory of the two steps. */
+export function tileMemory({ stageSize, rows, weightStride }: TileShape): string {
+  return `
+var<workgroup> stage: array<vec4f, ${stageSize}>;
+var<workgroup> weights: array<vec4f, ${rows * weightStride}>;
+var<workgroup> bounds: vec2u;
+`;
+}
+
+/** Entry point: finds the workgroup's sequence, head and tile, and the invocation's `x` and `y`. */
+export function tileMain({ invocations, xCount }: TileShape, heads: "heads" | "kv_heads", body: string): string {
+  return `
+@compute @workgroup_size(${invocations})
+fn main(
+  @builtin(workgroup_id) wid: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let index = ${LINEAR_INDEX};
+  if (index >= params.workgroups) { return; }
+  let head = index / params.tiles % params.${heads};
+  let sequence = index / (params.tiles * params.${heads});
+  let x = local % ${xCount}u;
+  let y = local / ${xCount}u;
+${body}}
+`;
+}
+
+/** A statement for each row that an invocation holds. */
+export function eachRow({ rowsPerInvocation }: TileVariant, line: (i: number) => string): string {
+  return lines(rowsPerInvocation, line);
+}
+
+/** A statement for each score that an invocation holds. */
+export function eachScore(variant: TileVariant, line: (i: number, j: number) => string): string {
+  return eachRow(variant, (i) => lines(4, (j) => line(i, j)));
+}
+
+/** A statement for each piece of the sums that an invocation holds. */
+export function eachSum(shape: TileShape, line: (i: number, u: number) => string): string {
+  return eachRow(shape, (i) => lines(shape.sums, (u) => line(i, u)));
+}
+
+/** Declares `<out>_i_j` = a row i · b row j, over a tile of rows and a tile of columns. */
+export function tileProduct(shape: TileShape, out: string, a: TileRows, b: TileRows): string {
+  const { rows, columns, chunk, pieces, xCount, yCount, stageStride } = shape;
+  const ragged = pieces % chunk !== 0;
+  const stage = (from: TileRows, count: number, slot: string) =>
+    copyPieces(
+      shape,
+      count * chunk,
+      `
+      let i = at / ${chunk}u;
+      let piece = chunk + at % ${chunk}u;
+      let loaded = load_${from.name}(${from.row("i")}, ${from.head}, ${
+        ragged ? `min(piece, ${pieces - 1}u)` : "piece"
+      });
+      stage[(${slot}) * ${stageStride}u + at % ${chunk}u] = ${
+        ragged ? `select(vec4f(0.0), loaded, piece < ${pieces}u)` : "loaded"
+      };`,
+    );
+  return `
+${eachScore(shape, (i, j) => `  var ${out}_${i}_${j} = 0.0;`)}
+  for (var chunk = 0u; chunk < ${pieces}u; chunk += ${chunk}u) {
+    workgroupBarrier();
+    ${stage(a, rows, "i")}
+    ${stage(b, columns, `${rows}u + i % 4u * ${xCount}u + i / 4u`)}
+    workgroupBarrier();
+${
+    lines(chunk, (piece) => `
+    {
+${eachRow(shape, (i) => `      let a_${i} = stage[(y + ${yCount * i}u) * ${stageStride}u + ${piece}u];`)}
+${lines(4, (j) => `      let b_${j} = stage[(${rows + j * xCount}u + x) * ${stageStride}u + ${piece}u];`)}
+${eachScore(shape, (i, j) => addDot(`${out}_${i}_${j}`, `a_${i}`, `b_${j}`))}
+    }`)
+  }
+  }
+`;
+}
+
+/** Puts `<name>_i_0` to `<name>_i_3` where {@linkcode tileAccumulate} reads them, once all have read what was there. */
+export function storeWeights({ yCount, weightStride, ...variant }: TileShape, name: string): string {
+  return eachRow(variant, (i) => {
+    const weights = range(4).map((j) => `${name}_${i}_${j}`).join(", ");
+    return `  weights[(y + ${yCount * i}u) * ${weightStride}u + x] = vec4f(${weights});`;
+  });
+}
+
+/** Adds weights · rows of `from` to the sums `<into>_i_u`. */
+export function tileAccumulate(shape: TileShape, into: string, from: TileRows): string {
+  const { columns, staged, pieces, xCount, yCount, sums, weightStride } = shape;
+  const stride = xCount * sums;
+  return `
+  for (var part = 0u; part < ${columns}u; part += ${staged}u) {
+    workgroupBarrier();
+    ${
+    copyPieces(
+      shape,
+      staged * pieces,
+      `
+      let i = part + at / ${pieces}u;
+      let piece = at % ${pieces}u;
+      stage[at / ${pieces}u * ${stride}u + piece] = load_${from.name}(${from.row("i")}, ${from.head}, piece);`,
+    )
+  }
+    workgroupBarrier();
+    for (var four = 0u; four < ${staged / 4}u; four++) {
+${eachRow(shape, (i) => `      let w_${i} = weights[(y + ${yCount * i}u) * ${weightStride}u + part / 4u + four];`)}
+${
+    lines(4, (j) => `
+      {
+${lines(sums, (u) => `        let b_${u} = stage[(four * 4u + ${j}u) * ${stride}u + x + ${xCount * u}u];`)}
+${eachSum(shape, (i, u) => `        ${into}_${i}_${u} += w_${i}.${"xyzw"[j]} * b_${u};`)}
+      }`)
+  }
+    }
+  }
+`;
+}
+
+/** Runs a body with `at` from 0 to count − 1, shared out over the invocations. */
+function copyPieces({ invocations }: TileShape, count: number, body: string): string {
+  return lines(Math.ceil(count / invocations), (turn) => {
+    const guard = (turn + 1) * invocations > count ? `if (local < ${count - turn * invocations}u) ` : "";
+    return `${guard}{
+      let at = local + ${turn * invocations}u;${body}
+    }`;
+  });
+}

@@ -1,0 +1,217 @@
+/**
+ * The variants of the attention kernels and which one is taken when: data to be edited after measuring.
+ *
+ * @module
+ */
+
+import type { Dispatcher } from "../dispatch.ts";
+import { ALL_TERMS, backwardOperands, piecesOf } from "./attention_wgsl.ts";
+
+/** Rows kept in registers of lanes, for software drivers; see `attention_lanes.ts`. */
+export interface LaneVariant {
+  readonly kind: "lanes";
+  /** Invocations of a workgroup; with `shuffle`, the size of every subgroup. */
+  readonly lanes: number;
+  /** Rows that a lane owns; more share each load, at the price of longer code. */
+  readonly rows: number;
+  /** Rows of the other side per turn of the loop, at most `lanes`. */
+  readonly block: number;
+  /** Whether lanes hand round what they load. */
+  readonly shuffle: boolean;
+}
+
+/** Tiles in workgroup memory, for GPUs; see `attention_tiles.ts`. */
+export interface TileVariant {
+  readonly kind: "tiles";
+  /** Rows that a workgroup owns, a multiple of 4 · `rowsPerInvocation`. */
+  readonly rows: number;
+  /** Rows of the other side per tile, a multiple of 16 and at least 4 · `rowsPerInvocation`. */
+  readonly columns: number;
+  /** Rows of a tile that an invocation holds. */
+  readonly rowsPerInvocation: number;
+  /** Pieces of four elements of every row that are staged at a time. */
+  readonly chunk: number;
+}
+
+/** What follows from a variant for one head dim. */
+export interface TileShape extends TileVariant {
+  /** Pieces of a row. */
+  readonly pieces: number;
+  /** Invocations side by side. */
+  readonly xCount: number;
+  /** Invocations one above the other. */
+  readonly yCount: number;
+  /** Invocations of a workgroup. */
+  readonly invocations: number;
+  /** Pieces of a sum that an invocation holds, per row. */
+  readonly sums: number;
+  /** Pieces from one staged row of `tileProduct` to the next. */
+  readonly stageStride: number;
+  /** Columns staged at a time by `tileAccumulate`. */
+  readonly staged: number;
+  /** Pieces of the stage. */
+  readonly stageSize: number;
+  /** Pieces from one row of weights to the next. */
+  readonly weightStride: number;
+  /** Bytes of workgroup memory, with two numbers per row and column and one per row and x. */
+  readonly memoryBytes: number;
+}
+
+/** Works out the sizes of a variant. */
+export function tileShape(variant: TileVariant, headDim: number): TileShape {
+  const { rows, columns, rowsPerInvocation } = variant;
+  const pieces = piecesOf(headDim);
+  const chunk = Math.min(variant.chunk, pieces);
+  const xCount = columns / 4;
+  const yCount = rows / rowsPerInvocation;
+  const sums = Math.ceil(pieces / xCount);
+  const stageStride = chunk | 1;
+  const productSize = (rows + columns) * stageStride;
+  let staged = columns;
+  while (staged % 8 === 0 && staged * xCount * sums > productSize) staged /= 2;
+  const stageSize = Math.max(productSize, staged * xCount * sums);
+  const weightStride = xCount | 1;
+  const numbers = rows * (xCount + 1) + rows + 2 * columns + 4;
+  return {
+    ...variant,
+    chunk,
+    pieces,
+    xCount,
+    yCount,
+    invocations: xCount * yCount,
+    sums,
+    stageStride,
+    staged,
+    stageSize,
+    weightStride,
+    memoryBytes: (stageSize + rows * weightStride) * 16 + numbers * 4,
+  };
+}
+
+/** How an attention kernel is computed. */
+export type AttentionVariant = LaneVariant | TileVariant;
+
+/** The attention kernels: the forward, the gradient of the queries, and the gradients of keys and values. */
+export type AttentionKernel = "attention" | "attention_dq" | "attention_dkv";
+
+/** A tile variant and the head dims it is for. */
+interface TileChoice {
+  readonly maxHeadDim: number;
+  readonly variant: TileVariant;
+}
+
+/** Variants for GPUs: the first that is meant for the head dim and fits the device is taken; the last fits all. */
+export const TILE_VARIANTS: Readonly<Record<AttentionKernel, readonly TileChoice[]>> = {
+  attention: [
+    { maxHeadDim: Infinity, variant: tiles(64, 64, 4, 8) },
+    { maxHeadDim: Infinity, variant: tiles(32, 32, 4, 4) },
+    { maxHeadDim: Infinity, variant: tiles(16, 16, 4, 4) },
+  ],
+  attention_dq: [
+    { maxHeadDim: Infinity, variant: tiles(64, 64, 4, 8) },
+    { maxHeadDim: Infinity, variant: tiles(32, 32, 4, 4) },
+    { maxHeadDim: Infinity, variant: tiles(16, 16, 4, 4) },
+  ],
+  attention_dkv: [
+    { maxHeadDim: Infinity, variant: tiles(64, 64, 4, 8) },
+    { maxHeadDim: Infinity, variant: tiles(32, 32, 4, 4) },
+    { maxHeadDim: Infinity, variant: tiles(16, 16, 4, 4) },
+  ],
+};
+
+/** Shorthand for a {@linkcode TileVariant}. */
+export function tiles(rows: number, columns: number, rowsPerInvocation: number, chunk: number): TileVariant {
+  return { kind: "tiles", rows, columns, rowsPerInvocation, chunk };
+}
+
+/** Shuffles and multiply-adds that a lane spends per element of a streamed row: the first once, the second per own row. */
+const LANE_WORK: Readonly<Record<AttentionKernel, { readonly shuffles: number; readonly products: number }>> = {
+  attention: { shuffles: 2, products: 2 },
+  attention_dq: { shuffles: 3, products: 3 },
+  attention_dkv: { shuffles: 4, products: 4 },
+};
+
+/** Instructions for one streamed row past which compiling takes longer than a training step. */
+const LANE_ROW_INSTRUCTIONS = 1000;
+
+/** Instructions of one turn of the loop that fit the instruction cache: 32 KiB hold some 3,500. */
+const LANE_TURN_INSTRUCTIONS = 2600;
+
+/**
+ * The variant for software drivers: as many own rows and as long turns as the instructions allow.
+ *
+ * @param subgroupLanes size of every subgroup; 0 where kernels cannot shuffle
+ */
+export function lanes(kernel: AttentionKernel, headDim: number, subgroupLanes: number): LaneVariant {
+  const { shuffles, products } = LANE_WORK[kernel];
+  const shuffle = subgroupLanes > 1;
+  const lanes = shuffle ? subgroupLanes : 8;
+  const instructions = (rows: number) => piecesOf(headDim) * 4 * (shuffles + products * 2 * rows);
+  const rows = [4, 2].find((count) => instructions(count) <= LANE_ROW_INSTRUCTIONS) ?? 1;
+  const block = [4, 2].find((count) => count <= lanes && instructions(rows) * count <= LANE_TURN_INSTRUCTIONS) ?? 1;
+  return { kind: "lanes", lanes, rows, block, shuffle };
+}
+
+/** The variant that should be fastest on a device. */
+export function chooseAttentionVariant(
+  kernel: AttentionKernel,
+  headDim: number,
+  { limits, isSoftware, subgroupLanes }: Dispatcher,
+): AttentionVariant {
+  // The lane kernels are not split by terms.
+  const hasBindings = limits.maxStorageBuffers >= backwardOperands("keys", ALL_TERMS).length;
+  if (isSoftware && hasBindings) return lanes(kernel, headDim, subgroupLanes);
+  const fitting = TILE_VARIANTS[kernel].filter(({ variant }) => {
+    const { invocations, memoryBytes } = tileShape(variant, headDim);
+    return invocations <= limits.maxInvocations && memoryBytes <= limits.maxWorkgroupMemoryBytes;
+  });
+  const choice = fitting.find(({ maxHeadDim }) => headDim <= maxHeadDim);
+  if (!choice) {
+    throw new RangeError(
+      `Cannot run ${kernel} with head dim ${headDim} in ${limits.maxWorkgroupMemoryBytes} bytes of workgroup memory ` +
+        `and ${limits.maxInvocations} invocations: no variant fits`,
+    );
+  }
+  return choice.variant;
+}
+
+/** Rows that a workgroup owns. */
+export function ownedRows(variant: AttentionVariant): number {
+  return variant.kind === "tiles" ? variant.rows : variant.rows * variant.lanes;
+}
+
+/**
+ * Rows of the other side that the workgroups of one dispatch may walk over, so that no invocation's loops take more
+ * turns than a driver allows; a multiple of what they take at a time.
+ *
+ * @param passes times that the same rows are walked over, such as heads of a group
+ */
+export function maxStreamedRows(
+  variant: AttentionVariant,
+  headDim: number,
+  maxLoopTurns: number,
+  passes: number,
+): number {
+  if (maxLoopTurns === Infinity) return Infinity;
+  const [own, step] = variant.kind === "tiles"
+    ? [variant.rowsPerInvocation, variant.columns]
+    : [variant.rows, variant.block];
+  // Searches for bounds take a turn per bit; each pass begins with up to one step that is half outside.
+  const turns = (maxLoopTurns - (own + 3) * 33) / passes - 2 * stepTurns(variant, headDim);
+  return Math.max(1, Math.floor(turns / stepTurns(variant, headDim))) * step;
+}
+
+/** Turns of all loops in one step of the outermost, the last turns in which loops find their end included. */
+function stepTurns(variant: AttentionVariant, headDim: number): number {
+  if (variant.kind === "lanes") return 1;
+  const { pieces, chunk, columns, staged, xCount } = tileShape(variant, headDim);
+  const products = 2 * (Math.ceil(pieces / chunk) + 1);
+  const sums = 2 * (columns / staged * (staged / 4 + 2) + 1);
+  return 1 + products + sums + xCount;
+}
+
+/** Name of a variant, for the profile. */
+export function variantName(variant: AttentionVariant): string {
+  if (variant.kind === "tiles") return `${variant.rows}x${variant.columns}`;
+  return `lanes ${variant.rows}x${variant.block}${variant.shuffle ? "" : " unshuffled"}`;
+}

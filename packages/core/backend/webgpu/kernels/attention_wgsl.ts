@@ -1,0 +1,213 @@
+/**
+ * WGSL that all attention kernels share. Rows of a head are read in pieces of four elements, whatever the head dim and
+ * the alignment; the last piece is filled up with zeros. Dims: Sq and Sk query and key tokens of one sequence, E head
+ * dim, V = ⌈E/4⌉ pieces of a row.
+ *
+ * Exponentials are taken to base 2, which devices compute directly: scores carry the factor log₂e, and a log-sum-exp
+ * is multiplied by it where it enters and divided by it where it leaves.
+ *
+ * @module
+ */
+
+import { EMPTY_LOG_SUM_EXP } from "../../ops.ts";
+import type { Access } from "../dispatch.ts";
+import { type Binding, declare, type VectorWidth } from "./wgsl.ts";
+
+/** Score of a key that a query does not see: finite, and so far below any score that its weight is zero. */
+export const MASKED = "-3e38";
+
+/** Log-sum-exp that makes every weight zero, of queries that only fill up a tile. */
+export const UNREACHED = "3e38";
+
+/** log₂e, as WGSL. */
+export const LOG2_E = "1.4426950408889634";
+
+/** ln 2, as WGSL. */
+export const LN_2 = "0.6931471805599453";
+
+/** `EMPTY_LOG_SUM_EXP`, as WGSL. */
+export const EMPTY = String(EMPTY_LOG_SUM_EXP);
+
+/** Log-sum-exp below which a query has met no key yet; half of `EMPTY_LOG_SUM_EXP`, in WGSL. */
+export const EMPTY_BOUND = "-5e29";
+
+/** A tensor of an attention kernel, by what its rows hold. */
+export interface AttentionOperand {
+  /** Name in WGSL; the param `<name>_at` tells where its first element or piece lies in the binding. */
+  readonly name: string;
+  /** Rows of query heads, rows of kv heads, one number per row and query head, or positions. */
+  readonly holds: "query_heads" | "key_heads" | "number" | "positions";
+  /** How the kernel uses it. */
+  readonly access: Access;
+}
+
+/** Tensors of the forward kernel, in the order of its bindings. */
+export const FORWARD_OPERANDS: readonly AttentionOperand[] = [
+  { name: "q", holds: "query_heads", access: "read" },
+  { name: "k", holds: "key_heads", access: "read" },
+  { name: "v", holds: "key_heads", access: "read" },
+  { name: "query_positions", holds: "positions", access: "read" },
+  { name: "key_positions", holds: "positions", access: "read" },
+  { name: "out", holds: "query_heads", access: "read_write" },
+  { name: "lse", holds: "number", access: "read_write" },
+];
+
+/**
+ * What a backward kernel adds up. The gradient of a score is weight · (dWeight − delta), where dWeight = dOut · v; a
+ * device with few bindings takes its two terms, and dv, in kernels of their own.
+ */
+export interface BackwardTerms {
+  /** The share of dq or dk that comes with dWeight. */
+  readonly dWeight: boolean;
+  /** The share of dq or dk that comes with delta. */
+  readonly delta: boolean;
+  /** dv. */
+  readonly value: boolean;
+}
+
+/** Everything in one kernel: 9 storage buffers for dq, 10 for dk and dv. */
+export const ALL_TERMS: BackwardTerms = { dWeight: true, delta: true, value: true };
+
+/** Tensors of a backward kernel, in the order of its bindings: dq where it owns queries, dk and dv where it owns keys. */
+export function backwardOperands(owners: "queries" | "keys", terms: BackwardTerms): readonly AttentionOperand[] {
+  const { dWeight, delta, value } = terms;
+  const dScore = dWeight || delta;
+  const ofKeys = owners === "keys";
+  const operands: readonly [boolean, AttentionOperand][] = [
+    [true, { name: "q", holds: "query_heads", access: "read" }],
+    [true, { name: "k", holds: "key_heads", access: "read" }],
+    [dWeight, { name: "v", holds: "key_heads", access: "read" }],
+    [true, { name: "query_positions", holds: "positions", access: "read" }],
+    [true, { name: "key_positions", holds: "positions", access: "read" }],
+    [dWeight || value, { name: "d_out", holds: "query_heads", access: "read" }],
+    [true, { name: "lse", holds: "number", access: "read" }],
+    [delta, { name: "delta", holds: "number", access: "read" }],
+    [!ofKeys, { name: "dq", holds: "query_heads", access: "read_write" }],
+    [ofKeys && dScore, { name: "dk", holds: "key_heads", access: "read_write" }],
+    [ofKeys && value, { name: "dv", holds: "key_heads", access: "read_write" }],
+  ];
+  return operands.filter(([wanted]) => wanted).map(([, operand]) => operand);
+}
+
+/** What of the layout is compiled into an attention kernel. */
+export interface AttentionLayout {
+  /** Head dim E. */
+  readonly headDim: number;
+  /** Elements per load: 4 when every row of a head starts at a multiple of four elements of its binding. */
+  readonly width: VectorWidth;
+}
+
+/** Names of the params that every attention kernel has, before the places of its operands. */
+export const ATTENTION_PARAMS = [
+  "queries",
+  "keys",
+  "heads",
+  "kv_heads",
+  "tiles",
+  "workgroups",
+  "scale: f32",
+] as const;
+
+/** Numbers from 0 to count − 1. */
+export function range(count: number): number[] {
+  return Array.from({ length: count }, (_, i) => i);
+}
+
+/** One line per number from 0 to count − 1. */
+export function lines(count: number, line: (i: number) => string): string {
+  return range(count).map(line).join("\n");
+}
+
+/** Pieces of four elements in a row of one head. */
+export function piecesOf(headDim: number): number {
+  return Math.ceil(headDim / 4);
+}
+
+/**
+ * Bindings, params, and for each operand `<name>` the functions that reach it:
+ * `load_<name>(row, head, piece)` for rows of heads, `store_<name>(row, head, piece, value)` and
+ * `add_<name>(row, head, piece, value)` too when they are written; `<name>_index(row, head)` for numbers.
+ */
+export function operandCode(operands: readonly AttentionOperand[], layout: AttentionLayout): string {
+  const bindings = operands.map(({ name, holds, access }): Binding => {
+    const element = holds === "positions" ? "u32" : holds === "number" || layout.width === 1 ? "f32" : "vec4f";
+    return [name, access, element];
+  });
+  const params = [...ATTENTION_PARAMS, ...operands.map(({ name }) => `${name}_at`)];
+  return declare(bindings, params) + operands.map((operand) => reachCode(operand, layout)).join("");
+}
+
+function reachCode({ name, holds, access }: AttentionOperand, { headDim, width }: AttentionLayout): string {
+  if (holds === "positions") return "";
+  const heads = holds === "key_heads" ? "kv_heads" : "heads";
+  const row = `params.${name}_at + row * params.${heads} + head`;
+  if (holds === "number") return `fn ${name}_index(row: u32, head: u32) -> u32 { return ${row}; }\n`;
+  const rowOfHead = `(row * params.${heads} + head)`;
+  const at = width === 4
+    ? `params.${name}_at + ${rowOfHead} * ${piecesOf(headDim)}u + piece`
+    : `params.${name}_at + ${rowOfHead} * ${headDim}u + piece * 4u`;
+  const move = (statement: (element: string, component: string) => string) =>
+    width === 4
+      ? statement(`${name}[at]`, "")
+      : elementwise(headDim, (i) => statement(`${name}[at + ${i}u]`, `.${"xyzw"[i]}`));
+  const args = "row: u32, head: u32, piece: u32";
+  const load = `fn load_${name}(${args}) -> vec4f {
+  let at = ${at};
+  var value = vec4f(0.0);
+  ${move((element, component) => `value${component} = ${element};`)}
+  return value;
+}
+`;
+  if (access === "read") return load;
+  return load + (["store", "add"] as const).map((verb) =>
+    `fn ${verb}_${name}(${args}, value: vec4f) {
+  let at = ${at};
+  ${move((element, component) => `${element} ${verb === "add" ? "+" : ""}= value${component};`)}
+}
+`
+  ).join("");
+}
+
+/** A statement for each element of a piece; the last piece may have fewer than four. */
+function elementwise(headDim: number, statement: (i: number) => string): string {
+  const tail = headDim % 4;
+  const all = range(4).map(statement).join(" ");
+  if (tail === 0) return all;
+  const some = range(tail).map(statement).join(" ");
+  return `if (piece < ${piecesOf(headDim) - 1}u) { ${all} } else { ${some} }`;
+}
+
+/** `visible_keys(query)`: how many keys the query sees; they are the first ones, since positions ascend. */
+export const VISIBLE_KEYS = `
+fn visible_keys(query: u32) -> u32 {
+  let position = query_positions[params.query_positions_at + query];
+  var low = 0u;
+  var high = params.keys;
+  while (low < high) {
+    let middle = low + (high - low) / 2u;
+    if (key_positions[params.key_positions_at + middle] <= position) { low = middle + 1u; } else { high = middle; }
+  }
+  return low;
+}
+`;
+
+/** `first_query(key)`: the first query that sees the key; all later ones do too, since positions ascend. */
+export const FIRST_QUERY = `
+fn first_query(key: u32) -> u32 {
+  let position = key_positions[params.key_positions_at + key];
+  var low = 0u;
+  var high = params.queries;
+  while (low < high) {
+    let middle = low + (high - low) / 2u;
+    if (query_positions[params.query_positions_at + middle] < position) { low = middle + 1u; } else { high = middle; }
+  }
+  return low;
+}
+`;
+
+/**
+ * `a · b` added to `sum`, as a chain of products that GPU compilers fuse into multiply-adds; `dot` they would not.
+ */
+export function addDot(sum: string, a: string, b: string): string {
+  return `${sum} = ${sum} + ${a}.x * ${b}.x + ${a}.y * ${b}.y + ${a}.z * ${b}.z + ${a}.w * ${b}.w;`;
+}
