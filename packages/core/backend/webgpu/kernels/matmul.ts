@@ -1,0 +1,192 @@
+/**
+ * Matrix product of f32 tensors: out [m, n] = or += a · b with `a` [m, k] or transposed [k, m], and `b` [k, n] or
+ * transposed [n, k]. Sums run over k in a fixed order, so that results are deterministic.
+ *
+ * What does not fit a binding is split: `out` by rows, or by parts of a row; operands likewise, along m, n or k.
+ *
+ * @module
+ */
+
+import { ELEMENT_BYTES } from "../../../tensor/shape.ts";
+import { Scope } from "../../../tensor/scope.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
+import { checkMatmul, type MatmulDims } from "../../check_shapes.ts";
+import type { MatmulOptions } from "../../ops.ts";
+import {
+  canVectorize,
+  type Dispatcher,
+  type DispatchLimits,
+  linearGrid,
+  residual,
+  type RowBlock,
+} from "../dispatch.ts";
+import { type MatmulForm, type MatmulParams, PARAM_NAMES } from "./matmul_form.ts";
+import { lanesSource } from "./matmul_lanes.ts";
+import { tilesSource } from "./matmul_tiles.ts";
+import { chooseVariant, type MatmulVariant, tileOf, variantName } from "./matmul_variant.ts";
+
+/** Blocks that a product is split into are a multiple of this, if they are larger. */
+const BLOCK_MULTIPLE = 128;
+
+/** Options of {@linkcode matmul}. */
+export interface MatmulLaunchOptions extends MatmulOptions {
+  /** How to compute it, for tests and measurements. Default: as {@linkcode chooseVariant} says. */
+  readonly variant?: MatmulVariant;
+}
+
+/**
+ * See `Ops.matmul`.
+ *
+ * @throws {RangeError} when shapes do not fit together
+ */
+export function matmul(
+  dispatcher: Dispatcher,
+  a: Tensor,
+  b: Tensor,
+  out: Tensor,
+  options: MatmulLaunchOptions = {},
+): void {
+  const dims = checkMatmul(a, b, out, options);
+  const { m, n, k } = dims;
+  const { accumulate = false, variant = chooseVariant(dims, dispatcher) } = options;
+  if (m === 0 || n === 0 || (k === 0 && accumulate)) return;
+  const step = largestBlock(dims, dispatcher.limits, tileOf(variant).tileK);
+  for (const rows of cut(m, step.m)) {
+    for (const columns of cut(n, step.n)) {
+      for (const depth of cut(k, step.k)) {
+        const block = { m: rows, n: columns, k: depth };
+        matmulBlock(dispatcher, { a, b, out }, dims, block, accumulate || depth.start > 0, variant);
+      }
+    }
+  }
+}
+
+/** The dims of a product. */
+type Dim = "m" | "n" | "k";
+
+/** The part of a product that one dispatch computes. */
+type Block = Readonly<Record<Dim, RowBlock>>;
+
+type Operands = Readonly<Record<"a" | "b" | "out", Tensor>>;
+
+/** Rows and columns of the operands as they are stored. */
+function storedDims(layout: MatmulDims["layout"]): Record<keyof Operands, readonly [rows: Dim, columns: Dim]> {
+  return {
+    a: layout === "TN" ? ["k", "m"] : ["m", "k"],
+    b: layout === "NT" ? ["n", "k"] : ["k", "n"],
+    out: ["m", "n"],
+  };
+}
+
+/** The largest block of a product whose operands all fit a binding, and whose loop over k fits the device. */
+function largestBlock(dims: MatmulDims, limits: DispatchLimits, tileK: number): Record<Dim, number> {
+  const capacity = Math.floor(limits.maxBindingBytes / ELEMENT_BYTES) - limits.offsetAlignmentElements;
+  const step = { m: dims.m, n: dims.n, k: dims.k };
+  const limit = (dim: Dim, size: number) => step[dim] = Math.min(step[dim], roundBlock(size));
+  if (dims.k > limits.maxLoopTurns * tileK) limit("k", limits.maxLoopTurns * tileK);
+  for (const [rows, columns] of Object.values(storedDims(dims.layout))) {
+    if (dims[rows] * dims[columns] <= capacity) continue;
+    // Whole rows if one fits, else a part of one row.
+    limit(rows, Math.max(1, Math.floor(capacity / dims[columns])));
+    if (dims[columns] > capacity) limit(columns, capacity);
+  }
+  return step;
+}
+
+function roundBlock(size: number): number {
+  const multiple = [BLOCK_MULTIPLE, 4, 1].find((each) => size >= each) ?? 1;
+  return Math.floor(size / multiple) * multiple;
+}
+
+/** Cuts 0 to `size` into pieces of `step`; one piece, with nothing in it, if `size` is 0. */
+function cut(size: number, step: number): RowBlock[] {
+  if (size <= step) return [{ start: 0, end: size }];
+  return Array.from({ length: Math.ceil(size / step) }, (_, i) => ({
+    start: i * step,
+    end: Math.min(size, (i + 1) * step),
+  }));
+}
+
+function matmulBlock(
+  dispatcher: Dispatcher,
+  operands: Operands,
+  dims: MatmulDims,
+  block: Block,
+  accumulate: boolean,
+  variant: MatmulVariant,
+): void {
+  const stored = storedDims(dims.layout);
+  using scope = new Scope();
+  const bind = (name: keyof Operands): BoundOperand => {
+    const [rows, columns] = stored[name].map((dim) => block[dim]);
+    const stride = dims[stored[name][1]];
+    const start = rows.start * stride + columns.start;
+    const end = Math.max(start, (rows.end - 1) * stride + columns.end);
+    const view = scope.own(flatView(operands[name], start, end));
+    const unit = canVectorize([view], [stride, columns.end - columns.start]) ? 4 : 1;
+    return { view, vector: unit === 4, start: residual(view) / unit, stride: stride / unit };
+  };
+  const [a, b, out] = [bind("a"), bind("b"), bind("out")];
+  const [m, n, k] = [block.m, block.n, block.k].map(({ start, end }) => end - start);
+  const { tileM, tileN, tileK } = tileOf(variant);
+  const [rowTiles, columnTiles] = [Math.ceil(m / tileM), Math.ceil(n / tileN)];
+  const form: MatmulForm = {
+    layout: dims.layout,
+    accumulate,
+    vectorA: a.vector,
+    vectorB: b.vector,
+    vectorOut: out.vector,
+    raggedK: k % tileK !== 0,
+  };
+  const params: MatmulParams = {
+    m,
+    n,
+    k,
+    aStart: a.start,
+    aStride: a.stride,
+    bStart: b.start,
+    bStride: b.stride,
+    outStart: out.start,
+    outStride: out.stride,
+    rowTiles,
+    columnTiles,
+  };
+  dispatcher.run({
+    kernel: `matmul ${dims.layout} ${variantName(variant)}`,
+    code: source(variant, form),
+    tensors: [
+      { tensor: a.view, access: "read" },
+      { tensor: b.view, access: "read" },
+      { tensor: out.view, access: "read_write" },
+    ],
+    params: PARAM_NAMES.map((name) => params[name]),
+    workgroups: linearGrid(rowTiles * columnTiles),
+  });
+}
+
+/** Sources by variant and form. Making one takes longer than encoding a dispatch, and equal ones are the same string. */
+const sources = new Map<string, string>();
+
+function source(variant: MatmulVariant, form: MatmulForm): string {
+  const key = JSON.stringify([variant, form]);
+  let code = sources.get(key);
+  if (code === undefined) {
+    code = variant.kind === "tiles" ? tilesSource(variant, form) : lanesSource(variant, form);
+    sources.set(key, code);
+  }
+  return code;
+}
+
+/** An operand as one dispatch sees it; start and stride count vec4s if it is bound as such. */
+interface BoundOperand {
+  readonly view: Tensor;
+  readonly vector: boolean;
+  readonly start: number;
+  readonly stride: number;
+}
+
+/** A handle on the elements from `start` to `end` of a tensor, to be freed by its receiver. */
+function flatView(tensor: Tensor, start: number, end: number): Tensor {
+  using flat = tensor.reshape([tensor.size]);
+  return flat.rows(start, end);
+}

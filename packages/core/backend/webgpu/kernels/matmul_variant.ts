@@ -1,0 +1,147 @@
+/**
+ * The variants of the matrix product and which one is taken when: data to be edited after measuring.
+ *
+ * @module
+ */
+
+import type { MatmulDims } from "../../check_shapes.ts";
+import type { Dispatcher } from "../dispatch.ts";
+
+/** Registers and shuffles alone, for software drivers; see `matmul_lanes.ts`. */
+export interface LanesVariant {
+  readonly kind: "lanes";
+  /** Rows of the tile: with `shuffle` a multiple of 4 × lanes, else of 4. */
+  readonly tileM: number;
+  /** Invocations of a workgroup, each of which owns four columns; with `shuffle` the size of every subgroup. */
+  readonly lanes: number;
+  /** Whether lanes get the numbers of `a` from one another. */
+  readonly shuffle: boolean;
+}
+
+/** Slabs in workgroup memory, for GPUs; see `matmul_tiles.ts`. All sizes are multiples of 4. */
+export interface TilesVariant {
+  readonly kind: "tiles";
+  /** Rows of the tile. */
+  readonly tileM: number;
+  /** Columns of the tile. */
+  readonly tileN: number;
+  /** k of one slab; a multiple of 4 × teams. */
+  readonly tileK: number;
+  /** Rows of the block of one invocation. */
+  readonly blockM: number;
+  /** Columns of the block of one invocation. */
+  readonly blockN: number;
+  /** Teams of invocations that share the k of a slab. */
+  readonly teams: number;
+  /** Slabs that workgroup memory holds: with 2, one barrier per slab is enough. */
+  readonly buffers: 1 | 2;
+}
+
+/** How one matrix product is computed. */
+export type MatmulVariant = LanesVariant | TilesVariant;
+
+/** A variant and its speed where `out` has many tiles, in any unit that all of one table share. */
+export interface RatedVariant<V extends MatmulVariant> {
+  readonly variant: V;
+  readonly rate: number;
+}
+
+/** Variants for GPUs, rated in TFLOP/s. The last fits every WebGPU device. */
+export const TILES_VARIANTS: readonly RatedVariant<TilesVariant>[] = [
+  { variant: tiles([128, 128, 16], [8, 8]), rate: 30 },
+  { variant: tiles([64, 64, 32], [8, 4], 2), rate: 22 },
+  { variant: tiles([32, 32, 32], [4, 4], 4), rate: 12 },
+  { variant: tiles([64, 64, 16], [4, 4]), rate: 20 },
+];
+
+/**
+ * Rows of the tiles for software drivers with subgroups, rated in GFLOP/s of two cores. Long kernels take a second to
+ * compile, which is worth while from some number of multiply-adds on.
+ */
+const SHUFFLED_ROWS: readonly { readonly tileM: number; readonly rate: number; readonly minProducts: number }[] = [
+  { tileM: 64, rate: 40, minProducts: 2 ** 24 },
+  { tileM: 32, rate: 34, minProducts: 0 },
+];
+
+/** The one for software drivers without subgroups. */
+const UNSHUFFLED: LanesVariant = { kind: "lanes", tileM: 16, lanes: 8, shuffle: false };
+
+/** Workgroups that a GPU of the size tuned for runs side by side, one on each of its cores. */
+const GPU_CORES = 132;
+
+/** The same for a software driver. */
+const SOFTWARE_CORES = 2;
+
+/** Shorthand for a {@linkcode TilesVariant}: tile [m, n, k] and block [m, n]. */
+export function tiles(
+  [tileM, tileN, tileK]: readonly [number, number, number],
+  [blockM, blockN]: readonly [number, number],
+  teams = 1,
+  buffers: 1 | 2 = 1,
+): TilesVariant {
+  return { kind: "tiles", tileM, tileN, tileK, blockM, blockN, teams, buffers };
+}
+
+/**
+ * The variants for software drivers.
+ *
+ * @param subgroupLanes size of every subgroup; 0 where kernels cannot shuffle
+ * @param products multiply-adds of the product
+ */
+export function lanesVariants(subgroupLanes: number, products = Infinity): RatedVariant<LanesVariant>[] {
+  const fitting = SHUFFLED_ROWS.filter(({ tileM, minProducts }) =>
+    subgroupLanes > 1 && tileM % (4 * subgroupLanes) === 0 && products >= minProducts
+  );
+  if (fitting.length === 0) return [{ variant: UNSHUFFLED, rate: 12 }];
+  return fitting.map(({ tileM, rate }) => ({
+    variant: { kind: "lanes", tileM, lanes: subgroupLanes, shuffle: true },
+    rate,
+  }));
+}
+
+/** The variant that should be fastest for a product on a device. */
+export function chooseVariant({ m, n, k }: MatmulDims, dispatcher: Dispatcher): MatmulVariant {
+  const { limits, isSoftware, subgroupLanes } = dispatcher;
+  const cores = isSoftware ? SOFTWARE_CORES : GPU_CORES;
+  const candidates: readonly RatedVariant<MatmulVariant>[] = isSoftware
+    ? lanesVariants(subgroupLanes, m * n * k)
+    : TILES_VARIANTS.filter(({ variant }) =>
+      tilesInvocations(variant) <= limits.maxInvocations &&
+      tilesWorkgroupBytes(variant) <= limits.maxWorkgroupMemoryBytes
+    );
+  // The core with the most tiles finishes last, however few they are.
+  const cost = ({ variant, rate }: RatedVariant<MatmulVariant>) => {
+    const { tileM, tileN } = tileOf(variant);
+    const tilesPerCore = Math.ceil(Math.ceil(m / tileM) * Math.ceil(n / tileN) / cores);
+    return tilesPerCore * tileM * tileN / rate;
+  };
+  return candidates.reduce((best, candidate) => cost(candidate) < cost(best) ? candidate : best).variant;
+}
+
+/** Rows and columns of a tile, and the k that is taken at a time. */
+export function tileOf(variant: MatmulVariant): { tileM: number; tileN: number; tileK: number } {
+  if (variant.kind === "tiles") return variant;
+  return { tileM: variant.tileM, tileN: 4 * variant.lanes, tileK: LANES_DEPTH };
+}
+
+/** Steps along k of one iteration of a {@linkcode LanesVariant}. */
+export const LANES_DEPTH = 4;
+
+/** Invocations of a workgroup. */
+export function tilesInvocations({ tileM, tileN, blockM, blockN, teams }: TilesVariant): number {
+  return (tileM / blockM) * (tileN / blockN) * teams;
+}
+
+/** Bytes of workgroup memory. */
+export function tilesWorkgroupBytes({ tileM, tileN, tileK, teams, buffers }: TilesVariant): number {
+  return 4 * (buffers * tileK * (tileM + tileN) + (teams > 1 ? tileM * tileN : 0));
+}
+
+/** A variant in words, for profiles: `128x128x16 8x8`, and for software drivers `64x32 lanes`. */
+export function variantName(variant: MatmulVariant): string {
+  const { tileM, tileN, tileK } = tileOf(variant);
+  if (variant.kind === "lanes") return `${tileM}x${tileN} lanes${variant.shuffle ? "" : " alone"}`;
+  const { blockM, blockN, teams, buffers } = variant;
+  const extras = (teams > 1 ? ` ${teams} teams` : "") + (buffers > 1 ? ` ${buffers} buffers` : "");
+  return `${tileM}x${tileN}x${tileK} ${blockM}x${blockN}${extras}`;
+}
