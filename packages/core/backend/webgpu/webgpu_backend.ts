@@ -1,0 +1,210 @@
+/**
+ * The backend on WebGPU: Deno's own implementation, or any other that offers the standard API.
+ *
+ * @module
+ */
+
+import { Ledger } from "../../memory/ledger.ts";
+import { type DType, ELEMENT_BYTES, elementCount, type Shape } from "../../tensor/shape.ts";
+import { type MemoryTag, Tensor } from "../../tensor/tensor.ts";
+import type { Backend, KernelTime } from "../backend.ts";
+import type { Ops } from "../ops.ts";
+import { BufferPool, type PooledBuffer } from "./buffer_pool.ts";
+import { BATCH_DISPATCHES, CommandQueue } from "./command_queue.ts";
+import { DeviceErrors } from "./device_error.ts";
+import type { Dispatcher, DispatchLimits } from "./dispatch.ts";
+import { Readback } from "./readback.ts";
+import { type OpenDevice, requestDevice } from "./request_device.ts";
+import { Timestamps } from "./timestamps.ts";
+import { WebGpuOps } from "./webgpu_ops.ts";
+import { storageOf, type StorageOwner, WebGpuStorage } from "./webgpu_storage.ts";
+
+/** Bytes handed to the device at a time, since it keeps a copy of them until they have arrived. */
+const WRITE_CHUNK_BYTES = 64 * 2 ** 20;
+
+/** Turns after which Mesa's llvmpipe leaves the loops of an invocation, a guard of its own against endless ones. */
+const SOFTWARE_LOOP_TURNS = 65_535;
+
+/** How to make a {@linkcode createWebGpuBackend}. */
+export interface WebGpuOptions {
+  /** Time every kernel; see `Backend.takeProfile`. Slows down small kernels. Default false. */
+  readonly profile?: boolean;
+  /** Treat bindings as no larger than this, at least 1024 bytes. Default: what the device allows. */
+  readonly maxBindingBytes?: number;
+  /** What the kernels are chosen and laid out for, whatever the device is. Default: what the device is. */
+  readonly kernelsFor?: "gpu" | "software";
+  /** Implementation of WebGPU. Default: `navigator.gpu`. */
+  readonly gpu?: GPU;
+}
+
+/**
+ * Opens the fastest GPU as a backend. Disposing of it gives the device back; its tensors are then lost.
+ *
+ * @throws {NoGpuError} when there is no driver
+ * @throws {DeviceError} when the device cannot be opened, or cannot time kernels and `profile` is set
+ * @throws {RangeError} when `maxBindingBytes` is below 1024
+ */
+export async function createWebGpuBackend(options: WebGpuOptions = {}): Promise<WebGpuBackend> {
+  const { profile = false, maxBindingBytes = Infinity, gpu = navigator.gpu } = options;
+  if (!(maxBindingBytes >= 1024)) {
+    throw new RangeError(`Cannot use bindings of ${maxBindingBytes} bytes: at least 1024 are needed`);
+  }
+  return new WebGpuBackend(await requestDevice({ gpu, profile }), options);
+}
+
+/** A backend on a WebGPU device; made by {@linkcode createWebGpuBackend}. */
+export class WebGpuBackend implements Backend, StorageOwner {
+  readonly name = "webgpu";
+  readonly deviceName: string;
+  readonly isSoftware: boolean;
+  readonly ledger: Ledger = new Ledger();
+  readonly ops: Ops;
+  readonly offsetAlignmentElements: number;
+  readonly #device: GPUDevice;
+  readonly #errors: DeviceErrors;
+  readonly #pool: BufferPool;
+  readonly #queue: CommandQueue;
+  readonly #readback: Readback;
+  readonly #timestamps?: Timestamps;
+
+  /**
+   * @param opened device, which the backend owns from here on
+   * @param options as for {@linkcode createWebGpuBackend}
+   */
+  constructor({ device, deviceName, isSoftware }: OpenDevice, options: WebGpuOptions) {
+    const { profile = false, maxBindingBytes = Infinity } = options;
+    const limits = dispatchLimits(device, isSoftware, maxBindingBytes);
+    const kernelsFor = options.kernelsFor ?? (isSoftware ? "software" : "gpu");
+    this.deviceName = deviceName;
+    this.isSoftware = isSoftware;
+    this.offsetAlignmentElements = limits.offsetAlignmentElements;
+    this.#device = device;
+    this.#errors = new DeviceErrors(device);
+    this.#timestamps = profile ? new Timestamps(device, BATCH_DISPATCHES) : undefined;
+    this.#queue = new CommandQueue(device, this.#errors, {
+      limits,
+      isSoftware: kernelsFor === "software",
+      timestamps: this.#timestamps,
+    });
+    this.#pool = new BufferPool({
+      maxBufferBytes: device.limits.maxBufferSize,
+      create: (bytes, what) => this.#createBuffer(bytes, what),
+      destroy: (buffer) => this.#destroyBuffer(buffer),
+    });
+    this.#readback = new Readback(device, this.#queue, this.#errors);
+    this.ops = new WebGpuOps(this.#queue);
+  }
+
+  /** Runs kernels of one's own on the tensors of the backend. */
+  get dispatcher(): Dispatcher {
+    return this.#queue;
+  }
+
+  get peakReservedBytes(): number {
+    return this.#pool.peakReservedBytes;
+  }
+
+  empty(shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
+    this.#errors.check();
+    const bytes = elementCount(shape) * ELEMENT_BYTES;
+    const buffer = this.#pool.acquire(bytes, () => `allocate a ${tag} tensor of shape [${shape}] (${bytes} bytes)`);
+    return new Tensor(new WebGpuStorage(this, buffer, bytes, tag), shape, dtype);
+  }
+
+  write(tensor: Tensor, data: Float32Array | Uint32Array): void {
+    this.#errors.check();
+    const { buffer } = storageOf(tensor);
+    checkWritten(tensor, data);
+    // What the queue writes is done before the batch that is still open.
+    if (this.#queue.uses(buffer)) this.#queue.flush();
+    const chunk = WRITE_CHUNK_BYTES / ELEMENT_BYTES;
+    this.#errors.guard({ what: () => `write a tensor of shape [${tensor.shape}]` }, () => {
+      for (let start = 0; start < data.length; start += chunk) {
+        const part = data.subarray(start, start + chunk) as Float32Array<ArrayBuffer>;
+        this.#device.queue.writeBuffer(buffer.gpu, (tensor.offset + start) * ELEMENT_BYTES, part);
+        if (start + chunk < data.length) this.#device.queue.submit([]);
+      }
+    });
+  }
+
+  async read(tensor: Tensor): Promise<Float32Array> {
+    return (await this.readAll([tensor]))[0];
+  }
+
+  async readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
+    this.#errors.check();
+    const ranges = tensors.map((tensor) => {
+      const { buffer } = storageOf(tensor);
+      if (tensor.dtype !== "f32") {
+        throw new TypeError(`Cannot read a tensor of shape [${tensor.shape}] as f32: its elements are ${tensor.dtype}`);
+      }
+      return { buffer, offset: tensor.offset * ELEMENT_BYTES, bytes: tensor.bytes };
+    });
+    const results = await this.#readback.read(ranges);
+    return results.map((bytes) => new Float32Array(bytes));
+  }
+
+  flush(): void {
+    this.#errors.check();
+    this.#queue.flush();
+  }
+
+  async sync(): Promise<void> {
+    this.#errors.check();
+    await this.#readback.wait();
+  }
+
+  async takeProfile(): Promise<KernelTime[]> {
+    if (!this.#timestamps) return [];
+    await this.sync();
+    await this.#timestamps.collect();
+    return this.#timestamps.take();
+  }
+
+  reclaim(buffer: PooledBuffer): void {
+    this.#pool.release(buffer);
+  }
+
+  // deno-lint-ignore require-await
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#errors.close();
+    this.#device.destroy();
+  }
+
+  #createBuffer(bytes: number, what: () => string): GPUBuffer {
+    return this.#errors.guard({ what }, () =>
+      this.#device.createBuffer({
+        size: bytes,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      }));
+  }
+
+  #destroyBuffer(buffer: PooledBuffer): void {
+    if (this.#queue.uses(buffer)) this.#queue.flush();
+    this.#queue.forgetBindGroups();
+    buffer.gpu.destroy();
+  }
+}
+
+function checkWritten(tensor: Tensor, data: Float32Array | Uint32Array): void {
+  const dtype = data instanceof Uint32Array ? "u32" : "f32";
+  if (tensor.dtype !== dtype) {
+    throw new TypeError(`Cannot write ${dtype} data to a tensor of shape [${tensor.shape}]: it is ${tensor.dtype}`);
+  }
+  if (tensor.size !== data.length) {
+    throw new RangeError(
+      `Cannot write ${data.length} elements to a tensor of shape [${tensor.shape}]: it has ${tensor.size}`,
+    );
+  }
+}
+
+function dispatchLimits({ limits }: GPUDevice, isSoftware: boolean, maxBindingBytes: number): DispatchLimits {
+  return {
+    maxBindingBytes: Math.floor(Math.min(maxBindingBytes, limits.maxStorageBufferBindingSize) / 16) * 16,
+    maxWorkgroupMemoryBytes: limits.maxComputeWorkgroupStorageSize,
+    maxInvocations: limits.maxComputeInvocationsPerWorkgroup,
+    maxStorageBuffers: limits.maxStorageBuffersPerShaderStage,
+    offsetAlignmentElements: Math.max(16, limits.minStorageBufferOffsetAlignment) / ELEMENT_BYTES,
+    maxLoopTurns: isSoftware ? SOFTWARE_LOOP_TURNS : Infinity,
+  };
+}

@@ -1,0 +1,61 @@
+import { IGNORED_LABEL } from "../../packages/core/backend/ops.ts";
+import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
+import { assertOpMatchesReference } from "../_support/op_case.ts";
+import { Random } from "../_support/random.ts";
+
+/** WGSL's exp is good to 3 + 2·|x| ULP; logits lie within 40 of one another: 83 ULP, and a sum of some thousands. */
+const EXPONENTIAL = { absolute: 1e-6, relative: 1e-5 };
+
+/** Rows and vocabulary: one, bytes with an end marker, a multiple of 4, larger than a workgroup. */
+const SIZES = [[1, 1], [5, 257], [33, 64], [70, 1000], [3, 5003], [2, 20_000]];
+
+for (const { label, options } of GPU_VARIANTS) {
+  for (const [rows, vocabulary] of SIZES) {
+    // A row has to fit a binding.
+    const maxBindingBytes = options.maxBindingBytes && vocabulary > 1000 ? 128 * 1024 : options.maxBindingBytes;
+    gpuTest(`cross-entropy of ${rows} × ${vocabulary}${label}`, async (backend) => {
+      const random = new Random(vocabulary);
+      const labels = random.integers(rows, vocabulary);
+      for (let row = 3; row < rows; row += 4) labels[row] = IGNORED_LABEL;
+      labels[rows - 1] = vocabulary - 1;
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          logits: { shape: [rows, vocabulary], data: random.normals(rows * vocabulary, 5) },
+          labels: { shape: [rows], data: labels },
+          losses: { shape: [rows], data: random.normals(rows) },
+        },
+        run: (ops, { logits, labels, losses }) => ops.crossEntropy(logits, labels, losses, 0.25),
+        results: { logits: EXPONENTIAL, losses: EXPONENTIAL },
+      });
+    }, { ...options, maxBindingBytes });
+  }
+}
+
+gpuTest("cross-entropy of extreme logits and of ignored labels only", async (backend) => {
+  const logits = new Float32Array([1e4, -1e4, 0, 9999, -3e4, -3e4, -3e4, -3e4, 80, 80, 80, 80]);
+  for (const labels of [[1, 2, 3], [IGNORED_LABEL, IGNORED_LABEL, IGNORED_LABEL]]) {
+    await assertOpMatchesReference(backend, {
+      inputs: {
+        logits: { shape: [3, 4], data: logits },
+        labels: { shape: [3], data: new Uint32Array(labels) },
+        losses: { shape: [3], data: new Float32Array(3).fill(7) },
+      },
+      run: (ops, { logits, labels, losses }) => ops.crossEntropy(logits, labels, losses, 1),
+      results: { logits: EXPONENTIAL, losses: EXPONENTIAL },
+    });
+  }
+});
+
+gpuTest("cross-entropy of a vocabulary of 128,257", async (backend) => {
+  const [rows, vocabulary] = [2, 128_257];
+  const random = new Random(7);
+  await assertOpMatchesReference(backend, {
+    inputs: {
+      logits: { shape: [rows, vocabulary], data: random.normals(rows * vocabulary, 3) },
+      labels: { shape: [rows], data: random.integers(rows, vocabulary) },
+      losses: { shape: [rows], data: new Float32Array(rows) },
+    },
+    run: (ops, { logits, labels, losses }) => ops.crossEntropy(logits, labels, losses, 1),
+    results: { logits: EXPONENTIAL, losses: EXPONENTIAL },
+  }, ["own"]);
+});

@@ -1,0 +1,120 @@
+import { assertEquals } from "@std/assert";
+import { assertOpMatchesReference } from "../_support/op_case.ts";
+import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
+import { Random } from "../_support/random.ts";
+import { zeros } from "../../packages/core/backend/backend.ts";
+
+/** One rounding of a result near 1. */
+const ONE_ROUNDING = { absolute: 2 ** -24, relative: 2 ** -24 };
+
+/** The sigmoid is an exponential, good to 3 + 2·|x| ULP in WGSL (|x| < 6 here: 15 ULP), and some roundings. */
+const SIGMOID = { absolute: 1e-6, relative: 4e-6, rejectAllZero: true };
+
+const SIZES = [1, 3, 4, 255, 256, 1030, 5000];
+
+// These kernels are laid out alike for all devices.
+for (const { label, options } of GPU_VARIANTS.slice(0, 2)) {
+  for (const size of SIZES) {
+    const floats = (seed: number) => ({ shape: [size], data: new Random(seed).normals(size) });
+
+    gpuTest(`add, scale, fill and copy of ${size} elements${label}`, async (backend) => {
+      await assertOpMatchesReference(backend, {
+        inputs: { x: floats(1), out: floats(2) },
+        run: (ops, { x, out }) => ops.add(x, out),
+        results: { out: ONE_ROUNDING },
+      });
+      await assertOpMatchesReference(backend, {
+        inputs: { x: floats(3) },
+        run: (ops, { x }) => ops.scale(x, -0.75),
+        results: { x: ONE_ROUNDING },
+      });
+      for (const value of [0, 1.5]) {
+        await assertOpMatchesReference(backend, {
+          inputs: { x: floats(4), y: floats(5) },
+          run: (ops, { x }) => ops.fill(x, value),
+          results: { x: {} },
+        });
+      }
+      await assertOpMatchesReference(backend, {
+        inputs: { x: floats(6), out: floats(7) },
+        run: (ops, { x, out }) => ops.copy(x, out),
+        results: { out: {} },
+      });
+    }, options);
+
+    gpuTest(`gated activation of ${size} elements, into any of its tensors${label}`, async (backend) => {
+      for (const into of ["out", "gate", "up"] as const) {
+        await assertOpMatchesReference(backend, {
+          inputs: { gate: floats(8), up: floats(9), out: floats(10) },
+          run: (ops, tensors) => ops.gatedActivation(tensors.gate, tensors.up, tensors[into]),
+          results: { [into]: SIGMOID },
+        });
+      }
+      await assertOpMatchesReference(backend, {
+        inputs: { gate: floats(11), up: floats(12), dOut: floats(13) },
+        run: (ops, { gate, up, dOut }) => ops.gatedActivationBackward(gate, up, dOut),
+        results: { gate: SIGMOID, up: SIGMOID, dOut: SIGMOID },
+      });
+    }, options);
+
+    gpuTest(`init normal of ${size} elements has the same bits${label}`, async (backend) => {
+      for (const start of [0, 7, 2 ** 32 - 100, 3 * 2 ** 33 + 5]) {
+        await assertOpMatchesReference(backend, {
+          inputs: { out: floats(14) },
+          run: (ops, { out }) => ops.initNormal(out, { std: 0.02, seed: 0xfedcba98, stream: 3, start }),
+          results: { out: {} },
+        });
+      }
+    }, options);
+
+    gpuTest(`adamw of ${size} elements${label}`, async (backend) => {
+      const step3 = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.1, step: 3 };
+      const squares = { shape: [size], data: floats(18).data.map((x) => x * x) };
+      const inputs = { param: floats(15), grad: floats(16), m: floats(17), v: squares };
+      // A handful of f32 roundings; the root and the quotient are good to a few ULP in WGSL.
+      const results = {
+        param: { absolute: 1e-6, relative: 1e-6 },
+        m: { absolute: 2e-7, relative: 2e-7 },
+        v: { absolute: 2e-7, relative: 2e-7 },
+      };
+      await assertOpMatchesReference(backend, {
+        inputs,
+        run: (ops, { param, grad, m, v }) => ops.adamw(param, grad, m, v, step3),
+        results,
+      });
+      await assertOpMatchesReference(backend, {
+        inputs: { ...inputs, clip: { shape: [2], data: new Float32Array([7, 0.125]) } },
+        run: (ops, { param, grad, m, v, clip }) => ops.adamw(param, grad, m, v, step3, clip),
+        results,
+      });
+    }, options);
+  }
+}
+
+gpuTest("sigmoid of large numbers stays finite", async (backend) => {
+  const gate = new Float32Array([-1e18, -200, -89, -20, 0, 20, 89, 200, 1e18]);
+  const ones = new Float32Array(gate.length).fill(1);
+  await assertOpMatchesReference(backend, {
+    inputs: {
+      gate: { shape: [9], data: gate },
+      up: { shape: [9], data: ones },
+      dOut: { shape: [9], data: ones },
+    },
+    run: (ops, { gate, up, dOut }) => ops.gatedActivationBackward(gate, up, dOut),
+    // What is below 1e-30 is zero for all purposes: the exponent is bounded there.
+    results: { gate: { absolute: 1e-6, relative: 1e-5 }, up: { absolute: 1e-6, relative: 1e-5 }, dOut: SIGMOID },
+  });
+});
+
+gpuTest("elementwise kernels on more than 65,535 workgroups", async (backend) => {
+  // Not a multiple of 4, so one element an invocation: 65,536 workgroups of 256 and one element more.
+  const size = 65_536 * 256 + 1;
+  using x = zeros(backend, [size], "scratch");
+  backend.ops.fill(x, 1);
+  using out = backend.empty([1], "scratch");
+  using last = x.rows(size - 1, size);
+  backend.ops.scale(last, 3);
+  backend.ops.sum(x, out);
+  const [[total], [end]] = await backend.readAll([out, last]);
+  assertEquals([total, end], [Math.fround(size + 2), 3]);
+});

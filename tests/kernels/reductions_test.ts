@@ -1,0 +1,90 @@
+import { assertEquals } from "@std/assert";
+import { zeros } from "../../packages/core/backend/backend.ts";
+import { PARTIAL_SUMS } from "../../packages/core/backend/ops.ts";
+import { assertClose } from "../_support/compare.ts";
+import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
+import { assertOpMatchesReference } from "../_support/op_case.ts";
+import { Random } from "../_support/random.ts";
+
+for (const { label, options } of GPU_VARIANTS) {
+  for (const size of [1, 4, 255, 1024, 1030, 5001]) {
+    gpuTest(`sum of ${size} elements${label}`, async (backend) => {
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          x: { shape: [size], data: new Random(size).normals(size) },
+          out: { shape: [1], data: new Float32Array([3]) },
+        },
+        run: (ops, { x, out }) => ops.sum(x, out),
+        // At most 5,001 numbers of size 1, whose partial sums stay below 300: 20 roundings deep.
+        results: { out: { absolute: 5e-5 } },
+      });
+    }, options);
+
+    gpuTest(`squares and clip factor of ${size} elements, twice${label}`, async (backend) => {
+      const values = new Random(size + 1).normals(size);
+      using x = backend.empty([size], "scratch");
+      using partials = zeros(backend, [PARTIAL_SUMS], "scratch");
+      using result = zeros(backend, [2], "scratch");
+      backend.write(x, values);
+      for (const maxNorm of [1, 1e6]) {
+        backend.ops.fill(partials, 0);
+        backend.ops.sumSquares(x, partials);
+        backend.ops.sumSquares(x, partials);
+        backend.ops.clipFactor(partials, result, maxNorm);
+        const actual = await backend.read(result);
+        const norm = Math.sqrt(2 * values.reduce((sum, value) => sum + value * value, 0));
+        const expected = [norm, Math.min(1, maxNorm / (norm + 1e-6))];
+        assertClose(actual, expected, { what: "norm and factor", relative: 2e-6 });
+      }
+    }, options);
+  }
+
+  for (const [rows, heads, headDim] of [[1, 1, 1], [5, 3, 7], [70, 2, 64], [33, 4, 128]]) {
+    gpuTest(`attention delta of ${rows} rows, ${heads} heads of ${headDim}${label}`, async (backend) => {
+      const random = new Random(rows);
+      const matrix = () => ({ shape: [rows, heads * headDim], data: random.normals(rows * heads * headDim) });
+      await assertOpMatchesReference(backend, {
+        inputs: { out: matrix(), dOut: matrix(), delta: { shape: [rows, heads], data: random.normals(rows * heads) } },
+        run: (ops, { out, dOut, delta }) => ops.attentionDelta(out, dOut, delta, heads),
+        // Sums of up to 128 products of normal numbers, in another order.
+        results: { delta: { absolute: 5e-6, relative: 1e-6, rejectAllZero: true } },
+      });
+    }, options);
+  }
+}
+
+gpuTest("sum of no elements is zero", async (backend) => {
+  using x = backend.empty([0], "scratch");
+  using out = backend.empty([1], "scratch");
+  backend.ops.fill(out, 5);
+  backend.ops.sum(x, out);
+  assertEquals(await backend.read(out), new Float32Array(1));
+});
+
+gpuTest("sum and squares of 20 million elements at an odd place", async (backend) => {
+  // More turns of a loop than a software driver grants, if one dispatch did it all.
+  const size = 20_000_001;
+  using whole = backend.empty([size + 1], "scratch");
+  backend.ops.fill(whole, 2);
+  using x = whole.rows(1, size + 1);
+  using partials = zeros(backend, [PARTIAL_SUMS], "scratch");
+  using total = zeros(backend, [1], "scratch");
+  backend.ops.sumSquares(x, partials);
+  backend.ops.sum(x, total);
+  const [squares, [sum]] = await backend.readAll([partials, total]);
+  assertEquals(squares.reduce((a, b) => a + b), 4 * size);
+  assertEquals(sum, Math.fround(2 * size));
+});
+
+gpuTest("reductions give the same bits every time", async (backend) => {
+  const size = 100_003;
+  using x = backend.empty([size], "scratch");
+  using total = zeros(backend, [1], "scratch");
+  backend.write(x, new Random(1).normals(size));
+  const seen = new Set<number>();
+  for (let i = 0; i < 5; i++) {
+    backend.ops.sum(x, total);
+    seen.add((await backend.read(total))[0]);
+  }
+  assertEquals(seen.size, 1);
+});
