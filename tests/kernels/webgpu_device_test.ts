@@ -131,6 +131,7 @@ gpuTest("a backend that was disposed of refuses work", async () => {
   const backend = await createWebGpuBackend();
   const x = zeros(backend, [4], "scratch");
   await backend[Symbol.asyncDispose]();
+  await backend[Symbol.asyncDispose]();
   assertThrows(() => backend.ops.scale(x, 2), DeviceError, "disposed of");
   await assertRejects(() => backend.read(x), DeviceError, "disposed of");
   x.free();

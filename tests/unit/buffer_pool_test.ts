@@ -33,16 +33,14 @@ Deno.test("size classes waste at most an eighth, and there are eight of them per
   assertEquals(classes.size, 1 + 8 * 8);
 });
 
-Deno.test("a freed buffer serves the next request of its class, the latest freed first", () => {
+Deno.test("a freed buffer serves the next request of its class, the one made first before others", () => {
   const source = new CountingSource();
   const pool = new BufferPool(source);
-  const [a, b] = [pool.acquire(1000, what), pool.acquire(1000, what)];
-  pool.release(a);
-  pool.release(b);
-  assertStrictEquals(pool.acquire(990, what), b);
-  assertStrictEquals(pool.acquire(1024, what), a);
-  assertEquals(source.created, [1024, 1024]);
-  assertEquals(pool.peakReservedBytes, 2048);
+  const made = [1000, 970, 1024, 1000].map((bytes) => pool.acquire(bytes, what));
+  for (const i of [2, 0, 3, 1]) pool.release(made[i]);
+  for (const buffer of made) assertStrictEquals(pool.acquire(990, what), buffer);
+  assertEquals(source.created, [1024, 1024, 1024, 1024]);
+  assertEquals(pool.peakReservedBytes, 4096);
 });
 
 Deno.test("buffers kept for reuse stay within a sixteenth of the peak and 64 MiB", () => {
@@ -75,6 +73,23 @@ Deno.test("clearing destroys what is kept, not what is in use", () => {
   pool.clear();
   assertEquals(source.destroyed, [kept.bytes]);
   assertEquals([pool.liveBytes, pool.cachedBytes], [sizeClass(7000), 0]);
+});
+
+Deno.test("destroying everything reaches kept buffers and buffers in use, each once", () => {
+  const destroyed: number[] = [];
+  const source = {
+    maxBufferBytes: MIB,
+    create: (bytes: number) => ({ destroy: () => destroyed.push(bytes) }) as unknown as GPUBuffer,
+    destroy: ({ gpu }: PooledBuffer) => gpu.destroy(),
+  };
+  const pool = new BufferPool(source);
+  pool.release(pool.acquire(256, what));
+  pool.acquire(512, what);
+  pool.release(pool.acquire(1024, what));
+  pool.clear();
+  pool.acquire(2048, what);
+  pool.destroyAll();
+  assertEquals(destroyed, [256, 1024, 512, 2048]);
 });
 
 Deno.test("a request over the largest buffer is refused with its user and both sizes", () => {

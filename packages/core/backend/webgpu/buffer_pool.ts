@@ -43,10 +43,17 @@ export function sizeClass(bytes: number): number {
   return Math.ceil(bytes / step) * step;
 }
 
-/** Free lists of buffers by size class. */
+/**
+ * Free lists of buffers by size class. Of the free buffers of a class the one made first serves a request, so that every
+ * step of training, which allocates and frees in the same order, gets the same buffers, and what is cached by buffer
+ * stays of use.
+ */
 export class BufferPool {
   readonly #source: BufferSource;
+  /** Free buffers by size class, the one made first at the end. */
   readonly #free = new Map<number, PooledBuffer[]>();
+  /** Buffers that exist, in use or kept. */
+  readonly #all = new Set<PooledBuffer>();
   /** Cached buffers, least recently freed first. */
   readonly #cached = new Set<PooledBuffer>();
   #nextId = 0;
@@ -97,7 +104,9 @@ export class BufferPool {
     }
     this.#evictFor();
     this.#peakReservedBytes = Math.max(this.#peakReservedBytes, this.#liveBytes + this.#cachedBytes);
-    return { gpu: this.#source.create(wanted, what), id: this.#nextId++, bytes: wanted };
+    const made = { gpu: this.#source.create(wanted, what), id: this.#nextId++, bytes: wanted };
+    this.#all.add(made);
+    return made;
   }
 
   /** Takes back a buffer; work that is encoded already may still use it. */
@@ -106,13 +115,22 @@ export class BufferPool {
     this.#cachedBytes += buffer.bytes;
     this.#cached.add(buffer);
     const list = this.#free.get(buffer.bytes);
-    if (list) list.push(buffer);
-    else this.#free.set(buffer.bytes, [buffer]);
+    if (!list) this.#free.set(buffer.bytes, [buffer]);
+    else {
+      const after = list.findLastIndex(({ id }) => id > buffer.id);
+      list.splice(after + 1, 0, buffer);
+    }
   }
 
   /** Destroys all buffers that are kept for reuse. */
   clear(): void {
     for (const buffer of this.#cached) this.#drop(buffer);
+  }
+
+  /** Destroys all buffers, also those in use; the pool is of no use afterwards. */
+  destroyAll(): void {
+    for (const { gpu } of this.#all) gpu.destroy();
+    this.#all.clear();
   }
 
   /** Destroys the least recently freed buffers until what is live, with the buffer about to be made, stays in bounds. */
@@ -129,6 +147,7 @@ export class BufferPool {
     list.splice(list.indexOf(buffer), 1);
     this.#cached.delete(buffer);
     this.#cachedBytes -= buffer.bytes;
+    this.#all.delete(buffer);
     this.#source.destroy(buffer);
   }
 }

@@ -24,8 +24,11 @@ import { storageOf } from "./webgpu_storage.ts";
 /** Dispatches after which a batch is submitted, so that the device starts early. */
 export const BATCH_DISPATCHES = 256;
 
-/** Bind groups that are kept; past that, all are made afresh. */
-const MAX_BIND_GROUPS = 4096;
+/**
+ * Bind groups that are made before all are forgotten. Making one takes a GPU's driver about ten times as long as the
+ * rest of a dispatch, and a step of training asks for the same thousands of them every time.
+ */
+const MAX_BIND_GROUPS = 32_768;
 
 /** What a binding may start and end at is rounded to this, so that vec4 arrays reach the last element. */
 const VEC4_BYTES = 16;
@@ -57,6 +60,9 @@ export class CommandQueue implements Dispatcher {
   readonly #pipelines: PipelineCache;
   readonly #slots: UniformSlots;
   readonly #bindGroups = new Map<string, GPUBindGroup>();
+  /** Keys of the bind groups of each buffer. */
+  readonly #keysByBuffer = new Map<PooledBuffer, string[]>();
+  #madeBindGroups = 0;
   /** Buffers that the batch uses. */
   readonly #used = new Set<PooledBuffer>();
   #kernels: string[] = [];
@@ -131,9 +137,10 @@ export class CommandQueue implements Dispatcher {
     this.#used.clear();
   }
 
-  /** Forgets bind groups, so that buffers about to be destroyed are not kept alive by them. */
-  forgetBindGroups(): void {
-    this.#bindGroups.clear();
+  /** Forgets the bind groups of a buffer that is about to be destroyed, which they would keep alive. */
+  forget(buffer: PooledBuffer): void {
+    for (const key of this.#keysByBuffer.get(buffer) ?? []) this.#bindGroups.delete(key);
+    this.#keysByBuffer.delete(buffer);
   }
 
   #range(call: KernelCall, tensor: Tensor): BoundRange {
@@ -161,7 +168,6 @@ export class CommandQueue implements Dispatcher {
     for (const { buffer, offset, size } of ranges) key += `,${buffer.id},${offset},${size}`;
     const known = this.#bindGroups.get(key);
     if (known) return known;
-    if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
     const resources: GPUBufferBinding[] = ranges.map(({ buffer, offset, size }) => ({
       buffer: buffer.gpu,
       offset,
@@ -178,8 +184,22 @@ export class CommandQueue implements Dispatcher {
           entries: resources.map((resource, binding) => ({ binding, resource })),
         }),
     );
-    this.#bindGroups.set(key, group);
+    this.#remember(key, group, ranges);
     return group;
+  }
+
+  #remember(key: string, group: GPUBindGroup, ranges: readonly BoundRange[]): void {
+    if (++this.#madeBindGroups > MAX_BIND_GROUPS) {
+      this.#bindGroups.clear();
+      this.#keysByBuffer.clear();
+      this.#madeBindGroups = 1;
+    }
+    this.#bindGroups.set(key, group);
+    for (const { buffer } of ranges) {
+      const keys = this.#keysByBuffer.get(buffer);
+      if (keys) keys.push(key);
+      else this.#keysByBuffer.set(buffer, [key]);
+    }
   }
 
   #openEncoder(): GPUCommandEncoder {

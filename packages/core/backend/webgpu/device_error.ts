@@ -37,6 +37,7 @@ export class DeviceErrors {
   readonly #pending = new Set<Promise<void>>();
   #first?: DeviceError;
   #lastWork: () => string = () => "before any work was submitted";
+  #lost = false;
   #closed = false;
 
   /** @param device device whose errors, also those outside of scopes, are caught from here on */
@@ -48,9 +49,20 @@ export class DeviceErrors {
       this.record(new DeviceError(`Cannot go on, the device reports ${reason(error)} (${this.#lastWork()})`));
     });
     device.lost.then(({ message }) => {
+      this.#lost = true;
       if (this.#closed) return;
       this.record(new DeviceError(`Cannot go on, the device was lost: ${message} (${this.#lastWork()})`));
     });
+  }
+
+  /** Whether {@linkcode DeviceErrors.close} was called. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Whether the device is gone. */
+  get lost(): boolean {
+    return this.#lost;
   }
 
   /** Runs `action`, which calls WebGPU, and remembers the error it causes, if any. */

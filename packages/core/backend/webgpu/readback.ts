@@ -80,6 +80,11 @@ export class Readback {
     await this.#errors.settle();
   }
 
+  /** Destroys the staging buffers that are kept. */
+  destroyAll(): void {
+    for (const buffer of this.#idle.splice(0)) buffer.destroy();
+  }
+
   async #readPieces(pieces: readonly Piece[], results: readonly ArrayBuffer[]): Promise<void> {
     const total = pieces.reduce((sum, { bytes }) => sum + bytes, 0);
     const staging = this.#takeStaging(total);

@@ -165,9 +165,13 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.#pool.release(buffer);
   }
 
-  // deno-lint-ignore require-await
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#errors.closed) return;
     this.#errors.close();
+    this.#pool.destroyAll();
+    this.#readback.destroyAll();
+    // Memory of destroyed buffers comes back when the device has done what uses them, and only while it exists.
+    if (!this.#errors.lost) await this.#device.queue.onSubmittedWorkDone();
     this.#device.destroy();
   }
 
@@ -181,7 +185,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
 
   #destroyBuffer(buffer: PooledBuffer): void {
     if (this.#queue.uses(buffer)) this.#queue.flush();
-    this.#queue.forgetBindGroups();
+    this.#queue.forget(buffer);
     buffer.gpu.destroy();
   }
 }

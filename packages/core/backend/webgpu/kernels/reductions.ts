@@ -47,10 +47,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) loca
 `;
 }
 
+function planSums({ isSoftware, limits }: Dispatcher, sums: number): RowPlan {
+  if (isSoftware && sums > 1) return { lanes: 1, rows: 64 };
+  return { lanes: sums > 1 || limits.maxInvocations < 1024 ? SHARING_LANES : 1024, rows: 1 };
+}
+
 function run(dispatcher: Dispatcher, kernel: string, term: Term, x: Tensor, out: Tensor, keep: boolean): void {
   const sums = out.size;
   const width = vectorWidth([x], [x.size]);
-  const plan = sums > 1 && dispatcher.isSoftware ? { lanes: 1, rows: 64 } : { lanes: SHARING_LANES, rows: 1 };
+  const plan = planSums(dispatcher, sums);
   dispatcher.run({
     kernel,
     code: code(width, plan, term),

@@ -110,12 +110,13 @@ interface ColumnPlan {
 }
 
 /**
- * A workgroup owns some columns and walks down all rows. On a GPU 32 lanes share the rows and 8 vec4 make a cache line;
- * a software driver gets a column per lane and no barrier.
+ * A workgroup owns some columns and walks down all rows. On a GPU the columns make a cache line of 128 bytes, and as many
+ * lanes as there can be share the rows; a software driver gets a column per lane and no barrier.
  */
-function columnPlan({ isSoftware }: Dispatcher, width: VectorWidth): ColumnPlan {
+function columnPlan({ isSoftware, limits }: Dispatcher, width: VectorWidth): ColumnPlan {
   if (isSoftware) return { columns: 8, lanes: 1 };
-  return width === 4 ? { columns: 8, lanes: 32 } : { columns: 32, lanes: 8 };
+  const columns = 32 / width;
+  return { columns, lanes: Math.min(1024, 2 ** Math.floor(Math.log2(limits.maxInvocations))) / columns };
 }
 
 /** dWeight += Σ_rows dOut · x · rstd. */
