@@ -17,6 +17,7 @@
 export * from "./backend/backend.ts";
 export * from "./backend/ops.ts";
 export { createReferenceBackend, type ReferenceBackendOptions } from "./backend/reference/reference_backend.ts";
+export { createWebGpuBackend, type WebGpuOptions } from "./backend/webgpu/webgpu_backend.ts";
 export { parseHfConfig, UnsupportedModelError } from "./config/hf_config.ts";
 export * from "./config/model_config.ts";
 export { MODEL_PRESETS } from "./config/presets.ts";
@@ -77,6 +78,7 @@ export {
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
 export { createAdamW, type Optimizer } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
+export { type HostTensor, writeSafetensors } from "./train/safetensors_writer.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
 export { segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";

@@ -61,6 +61,7 @@ export class SafetensorsFile implements Disposable {
   readonly #dataStart: number;
 
   private constructor(
+    /** Where the file is. */
     readonly path: string,
     file: Deno.FsFile,
     dataStart: number,

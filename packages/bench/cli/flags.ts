@@ -1,0 +1,106 @@
+/**
+ * Every flag of the command lines: parser, help and configuration derive from these tables.
+ *
+ * @module
+ */
+
+import { MODEL_PRESETS, RECOMPUTE_POLICIES } from "@mst/core";
+import { STRATEGY_NAMES } from "../scenario.ts";
+import { choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts";
+
+const chunks = (help: string, otherwise: string) => count({ words: ["auto", "off"], example: 8, help, otherwise });
+
+/** Flags that say how a model is run, the same for every command. */
+const RUN_FLAGS = {
+  strategy: choice(STRATEGY_NAMES, {
+    help: "how the sequence is spread over ranks; single is the control: one rank, no exchange",
+    otherwise: "ring",
+  }),
+  ranks: count({
+    words: ["auto"],
+    max: 128,
+    example: 4,
+    help: "GPU processes; auto: the number of GPUs, or 2 where there is only one",
+    otherwise: "auto",
+  }),
+  placement: choice(["zigzag", "contiguous"], {
+    help: "tokens of a rank: two blocks that balance causal attention, or one block",
+    otherwise: "zigzag",
+  }),
+  device: choice(["auto", "webgpu", "reference"], {
+    help: "auto: WebGPU if there is a driver, else the reference backend in plain TypeScript",
+    otherwise: "auto",
+  }),
+  "mini-sequence": chunks("mini-sequences per MLP and LM head; auto: the rule of the paper", "auto"),
+  "mlp-chunks": chunks("mini-sequences per MLP", "--mini-sequence"),
+  "head-chunks": chunks("mini-sequences per LM head", "--mini-sequence"),
+  recompute: choice(RECOMPUTE_POLICIES, {
+    help: "activations that backward computes again: none, the cheap ones, or whole layers",
+    otherwise: "layer",
+  }),
+  timeout: count({
+    max: 86400,
+    example: 60,
+    help: "seconds without a sign of life after which a rank is given up",
+    otherwise: "120",
+  }),
+} as const;
+
+/** Flags that say what becomes of the results, the same for every command. */
+const OUTPUT_FLAGS = {
+  json: text({ values: "FILE", wanted: "a file to write", help: "write the report as JSON, too" }),
+  help: toggle("print this text"),
+} as const;
+
+const shape = (help: string) => count({ example: 64, help, otherwise: "of the model" });
+
+/** Flags of `deno task bench`. */
+export const BENCH_FLAGS = {
+  ...RUN_FLAGS,
+  model: text({
+    values: `${Object.keys(MODEL_PRESETS).join("|")}|DIR`,
+    wanted: `${Object.keys(MODEL_PRESETS).join(", ")} or a folder with config.json`,
+    help: "a named shape, or a folder saved by transformers, with its weights if it has any",
+    otherwise: "by device",
+  }),
+  dim: shape("model width"),
+  layers: shape("decoder blocks"),
+  heads: shape("query heads"),
+  "kv-heads": shape("key and value heads"),
+  ffn: shape("MLP width"),
+  vocab: shape("vocabulary, 257 or more since text is read as bytes"),
+  seq: count({ example: 1024, help: "tokens of a sequence", otherwise: "by device" }),
+  batch: count({ example: 2, help: "sequences of a micro-batch", otherwise: "1" }),
+  accumulate: count({ example: 2, help: "micro-batches of a step", otherwise: "1" }),
+  steps: count({ example: 10, help: "training steps", otherwise: "by device" }),
+  warmup: count({
+    min: 0,
+    example: 2,
+    help: "first steps that the tokens/s and times leave out, since they compile kernels",
+    otherwise: "1, or 0 of one step",
+  }),
+  lr: decimal({ example: 0.001, help: "learning rate of AdamW", otherwise: "0.001" }),
+  "lr-warmup": count({ min: 0, example: 10, help: "steps of linear warm-up of the learning rate", otherwise: "0" }),
+  schedule: choice(["cosine", "constant"], { help: "learning rate after its warm-up", otherwise: "cosine" }),
+  clip: decimal({
+    example: 1,
+    help: "global gradient norm above which gradients are scaled down, 0: off",
+    otherwise: "1",
+  }),
+  seed: count({ min: 0, max: 2 ** 32 - 1, example: 1, help: "seed of initial weights and data order", otherwise: "0" }),
+  data: text({ values: "FILE", wanted: "a file to read", help: "text to train on", otherwise: "Moby Dick" }),
+  compare: toggle("run as vanilla, with recomputation, and with mini-sequences + recomputation, side by side"),
+  verify: toggle("compare loss and gradients with one rank; exit code 1 if they differ by more than rounding"),
+  profile: toggle("print the time per kernel and how much of the exchange was hidden"),
+  "print-config": toggle("print the whole validated run as JSON and stop"),
+  ...OUTPUT_FLAGS,
+} as const;
+
+/** Flags of `deno task verify`. */
+export const VERIFY_FLAGS = { ...RUN_FLAGS, ...OUTPUT_FLAGS } as const;
+
+/** Flags given to `deno task bench`. */
+export type BenchFlags = FlagValues<typeof BENCH_FLAGS>;
+
+/** Flags given to `deno task verify`. */
+export type VerifyFlags = FlagValues<typeof VERIFY_FLAGS>;

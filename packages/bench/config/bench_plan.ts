@@ -1,0 +1,189 @@
+/**
+ * From flags to a whole validated run.
+ *
+ * @module
+ */
+
+import {
+  BYTE_VOCAB,
+  DataSource,
+  hasModelWeights,
+  MODEL_PRESETS,
+  type ModelConfig,
+  parseModelConfig,
+  parseTrainConfig,
+  readModelFolder,
+  readText,
+  type TokenizedText,
+} from "@mst/core";
+import type { BenchFlags } from "../cli/flags.ts";
+import { nearest } from "../cli/nearest.ts";
+import { UsageError } from "../cli/usage_error.ts";
+import type { Hardware } from "../hardware/probe.ts";
+import { strategyEntry } from "../scenario.ts";
+import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass } from "./defaults.ts";
+import type { BenchPlan, RunConfig } from "./run_config.ts";
+import { checkWritable, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
+
+/** Flags that change the shape of a model. */
+const SHAPE_FLAGS = ["dim", "layers", "heads", "kv-heads", "ffn", "vocab"] as const;
+
+/** Flags that `--compare` sets itself, run by run. */
+const COMPARED_FLAGS = ["recompute", "mini-sequence", "mlp-chunks", "head-chunks"] as const;
+
+/** What the files that flags name hold; read once. */
+export interface BenchInputs {
+  /** Training text. */
+  readonly text: TokenizedText;
+  /** Model of `--model` when it is a folder. */
+  readonly folder?: { readonly model: ModelConfig; readonly hasWeights: boolean };
+}
+
+/**
+ * Reads the files that flags name.
+ *
+ * @throws {UsageError} when one cannot be read, or is not what it has to be
+ */
+export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
+  await checkWritable(flags.json);
+  const text = await blaming(`--data=${flags.data}`, () => readText(flags.data));
+  const { model } = flags;
+  if (model === undefined || Object.hasOwn(MODEL_PRESETS, model)) return { text };
+  const isFolder = await Deno.stat(model).then(({ isDirectory }) => isDirectory, () => false);
+  if (!isFolder) {
+    const guess = nearest(model, Object.keys(MODEL_PRESETS));
+    throw new UsageError(
+      `Cannot use --model=${model}: it is neither ${Object.keys(MODEL_PRESETS).join(", ")} nor a folder` +
+        (guess ? `, did you mean ${guess}?` : ""),
+    );
+  }
+  const folder = await blaming(`--model=${model}`, () => readModelFolder(model));
+  return { text, folder: { model: folder, hasWeights: await hasModelWeights(model) } };
+}
+
+/**
+ * The plan that flags, files and hardware make.
+ *
+ * @throws {UsageError} when flags contradict each other, or the run is impossible
+ */
+export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardware: Hardware): BenchPlan {
+  checkModes(flags);
+  const device = resolveDevice(flags.device, hardware);
+  const sizes = DEFAULT_SIZES[deviceClass(device, hardware.adapter?.isSoftware ?? true)];
+  const { modelName, model, weightsFolder } = resolveModel(flags, inputs, sizes);
+  const steps = flags.steps ?? sizes.steps;
+  const run: RunConfig = {
+    ...resolveTopology(flags, hardware.gpus),
+    device,
+    modelName,
+    model,
+    weightsFolder,
+    train: refusing(() =>
+      parseTrainConfig({
+        ...resolveChunks(flags),
+        seqTokens: flags.seq ?? sizes.seqTokens,
+        batch: flags.batch,
+        accumulate: flags.accumulate,
+        steps,
+        seed: flags.seed,
+        recompute: flags.recompute,
+        learningRate: flags.lr,
+        warmupSteps: flags["lr-warmup"],
+        schedule: flags.schedule,
+        clipNorm: flags.clip,
+      })
+    ),
+    warmup: flags.warmup ?? (steps > 1 ? 1 : 0),
+    dataFile: flags.data,
+    profile: flags.profile ?? false,
+    timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
+  };
+  checkRun(run, inputs.text);
+  return { run, mode: flags.compare ? "compare" : flags.verify ? "verify" : "train", jsonFile: flags.json };
+}
+
+/**
+ * Refuses what no hardware could run, before any process looks for a GPU.
+ *
+ * @throws {UsageError} as {@linkcode resolveBenchPlan}
+ */
+export function checkBenchFlags(flags: BenchFlags, inputs: BenchInputs): void {
+  const adapters = [undefined, { deviceName: "software", isSoftware: true }, { deviceName: "GPU", isSoftware: false }];
+  const errors = adapters.map((adapter) => {
+    try {
+      resolveBenchPlan(flags, inputs, { gpus: [], adapter });
+      return undefined;
+    } catch (error) {
+      return error;
+    }
+  });
+  if (errors.every((error) => error !== undefined)) throw errors.at(-1);
+}
+
+function checkModes(flags: BenchFlags): void {
+  if (!flags.compare) return;
+  if (flags.verify) throw new UsageError("Cannot use --compare with --verify: each is a set of runs of its own");
+  const set = COMPARED_FLAGS.find((name) => flags[name] !== undefined);
+  if (set) throw new UsageError(`Cannot use --${set} with --compare: it runs with and without, side by side`);
+}
+
+function resolveModel(
+  flags: BenchFlags,
+  { folder }: BenchInputs,
+  sizes: DefaultSizes,
+): { modelName: string; model: ModelConfig; weightsFolder?: string } {
+  const modelName = flags.model ?? sizes.model;
+  const base = folder?.model ?? MODEL_PRESETS[modelName];
+  if (SHAPE_FLAGS.every((name) => flags[name] === undefined)) {
+    return { modelName, model: base, weightsFolder: folder?.hasWeights ? modelName : undefined };
+  }
+  const { dim = base.dim, heads = base.heads } = flags;
+  const reshaped = flags.dim !== undefined || flags.heads !== undefined;
+  if (reshaped && dim % heads !== 0) {
+    throw new UsageError(`Cannot split a width of ${dim} into ${heads} heads: --dim must be a multiple of --heads`);
+  }
+  const model = refusing(() =>
+    parseModelConfig({
+      ...base,
+      dim,
+      heads,
+      headDim: reshaped ? dim / heads : base.headDim,
+      kvHeads: flags["kv-heads"] ?? (heads % base.kvHeads === 0 ? base.kvHeads : heads),
+      layers: flags.layers ?? base.layers,
+      ffn: flags.ffn ?? base.ffn,
+      vocab: flags.vocab ?? base.vocab,
+    })
+  );
+  return { modelName, model };
+}
+
+function checkRun({ strategy, ranks, placement, model, train, warmup }: RunConfig, text: TokenizedText): void {
+  if (model.vocab < BYTE_VOCAB) {
+    throw new UsageError(`Cannot train on bytes with a vocabulary of ${model.vocab}: it must be ${BYTE_VOCAB} or more`);
+  }
+  if (warmup >= train.steps) {
+    throw new UsageError(
+      `Cannot leave out --warmup=${warmup} of --steps=${train.steps}: at least one step must be measured`,
+    );
+  }
+  refusing(() => strategyEntry(strategy).check(train.seqTokens, ranks, placement));
+  refusing(() => new DataSource(text, train));
+}
+
+/** Turns the refusal of a size into one of the command line. */
+function refusing<T>(check: () => T): T {
+  try {
+    return check();
+  } catch (error) {
+    if (error instanceof RangeError) throw new UsageError(error.message, { cause: error });
+    throw error;
+  }
+}
+
+async function blaming<T>(flag: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (cause) {
+    throw new UsageError(`Cannot use ${flag}: ${(cause as Error).message}`, { cause });
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * The process of one rank. The launcher starts it; its orders come by stdin, and it reports by stdout.
+ *
+ * @module
+ */
+
+import { type Backend, connectProcessGroup, createReferenceBackend, createWebGpuBackend } from "@mst/core";
+import type { RankEvent, RankOrder, RendezvousOrder } from "../launcher/rank_protocol.ts";
+import type { RunConfig } from "../config/run_config.ts";
+import { strategyEntry } from "../scenario.ts";
+import { toRankFailure } from "./failure.ts";
+import { readOrders } from "./orders.ts";
+import { runJob } from "./run_job.ts";
+
+if (import.meta.main) await main();
+
+async function main(): Promise<never> {
+  // Ctrl-C reaches the whole foreground group; the launcher decides what becomes of the ranks.
+  Deno.addSignalListener("SIGINT", () => {});
+  const nextOrder = readOrders();
+  const order = await nextOrder() as RankOrder;
+  try {
+    await runRank(order, nextOrder);
+  } catch (error) {
+    reportFailure(error);
+  }
+  return Deno.exit();
+}
+
+/** Opens the device, meets the other ranks and does the job. */
+async function runRank({ rank, token, job }: RankOrder, nextOrder: () => Promise<unknown>): Promise<void> {
+  const { run } = job;
+  await using backend = await openBackend(run);
+  emit({ type: "ready", deviceName: backend.deviceName, isSoftware: backend.isSoftware });
+  const group = await connectProcessGroup({
+    rank,
+    size: run.ranks,
+    token,
+    timeoutMs: run.timeoutSeconds * 1000,
+    rendezvous: rank === 0 ? undefined : (await nextOrder() as RendezvousOrder).rendezvous,
+    onListening: (url) => emit({ type: "listening", url }),
+  });
+  try {
+    const strategy = strategyEntry(run.strategy).create({ backend, group, placement: run.placement });
+    emit({ type: "done", result: await runJob({ job, backend, strategy, emit }) });
+  } catch (error) {
+    // First of all, since leaving a group that has failed takes its time.
+    reportFailure(error);
+    group.abort(error as Error);
+  }
+  await group.close();
+}
+
+function reportFailure(error: unknown): void {
+  console.error(error);
+  emit({ type: "failed", failure: toRankFailure(error) });
+  Deno.exitCode = 1;
+}
+
+async function openBackend({ device, profile }: RunConfig): Promise<Backend> {
+  return device === "webgpu" ? await createWebGpuBackend({ profile }) : createReferenceBackend({ profile });
+}
+
+/** Writes an event as one line, whole. */
+function emit(event: RankEvent): void {
+  let bytes = new TextEncoder().encode(`${JSON.stringify(event)}\n`);
+  while (bytes.length > 0) bytes = bytes.subarray(Deno.stdout.writeSync(bytes));
+}

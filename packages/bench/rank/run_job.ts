@@ -1,0 +1,86 @@
+/**
+ * What a rank does once it has a device and its peers: train, and note what that took.
+ *
+ * @module
+ */
+
+import {
+  type Backend,
+  batchFromSequences,
+  batchFromWindows,
+  DataSource,
+  type KernelTime,
+  readModelWeights,
+  readText,
+  type SequenceStrategy,
+  type TokenBatch,
+  Trainer,
+} from "@mst/core";
+import type { RankEvent, RankJob, RankResult } from "../launcher/rank_protocol.ts";
+import { readGoldenSequence } from "../verify/golden_case.ts";
+import { capture } from "./capture.ts";
+import { hostPeakBytes } from "./host_memory.ts";
+
+/** Options of {@linkcode runJob}. */
+export interface RunJobOptions {
+  /** What to do. */
+  readonly job: RankJob;
+  /** Device of this rank. */
+  readonly backend: Backend;
+  /** How sequences are spread over ranks. */
+  readonly strategy: SequenceStrategy;
+  /** Told every step. */
+  readonly emit: (event: RankEvent) => void;
+}
+
+/** Trains for the steps of the run. */
+export async function runJob({ job, backend, strategy, emit }: RunJobOptions): Promise<RankResult> {
+  const { model, train, weightsFolder, warmup, profile } = job.run;
+  const batchesOf = await openBatches(job);
+  const weights = weightsFolder === undefined ? undefined : await readModelWeights(weightsFolder, model);
+  using trainer = new Trainer({ backend, strategy, model, train, weights });
+  if (job.captureFolder !== undefined) {
+    await capture({ job, folder: job.captureFolder, trainer, strategy, batches: batchesOf(0) });
+  }
+  for (let step = 0; step < train.steps; step++) {
+    if (profile && step === warmup) await backend.takeProfile();
+    const report = await trainer.step(batchesOf(step));
+    emit({ type: "step", report, peakBytes: backend.ledger.peak().totalBytes });
+  }
+  const localTokens = train.batch * trainer.positions.length;
+  return await toResult(backend, localTokens, profile ? await backend.takeProfile() : []);
+}
+
+/** The micro-batches of a step: the golden sequence every time, or the text in its order. */
+async function openBatches({ run, goldenFolder }: RankJob): Promise<(step: number) => TokenBatch[]> {
+  if (goldenFolder !== undefined) {
+    const batch = batchFromSequences([await readGoldenSequence(goldenFolder)]);
+    return () => [batch];
+  }
+  const { train, dataFile } = run;
+  const source = new DataSource(await readText(dataFile), train);
+  const range = (count: number) => Array.from({ length: count }, (_, i) => i);
+  return (step) =>
+    range(train.accumulate).map((microBatch) =>
+      batchFromWindows(range(train.batch).map((index) => source.sequence(step, microBatch, index)))
+    );
+}
+
+async function toResult(
+  backend: Backend,
+  localTokens: number,
+  profile: readonly KernelTime[],
+): Promise<RankResult> {
+  const { ledger } = backend;
+  return {
+    deviceName: backend.deviceName,
+    isSoftware: backend.isSoftware,
+    localTokens,
+    peak: ledger.peak(),
+    highest: ledger.highest(),
+    live: ledger.live(),
+    reservedBytes: backend.peakReservedBytes,
+    hostPeakBytes: await hostPeakBytes(),
+    profile,
+  };
+}

@@ -1,0 +1,90 @@
+/**
+ * The text of one run's report.
+ *
+ * @module
+ */
+
+import { type Chunks, headChunkCount, type KernelTime, MEMORY_TAGS, mlpChunkCount, parameterCount } from "@mst/core";
+import type { RunConfig } from "../config/run_config.ts";
+import type { RunSummary } from "../measure/summary.ts";
+import { formatFacts, formatTable } from "./table.ts";
+import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, formatRate } from "./units.ts";
+
+/** What a run is, in a line. */
+export function describeRun(run: RunConfig): string {
+  const { strategy, ranks, placement, model, modelName, train, device } = run;
+  const topology = strategy === "single" ? "single, 1 rank" : `${strategy}, ${ranks} ranks, ${placement}`;
+  return `${topology}; model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
+    `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, ` +
+    `V ${model.vocab}); ${train.accumulate} x ${train.batch} x ${
+      formatCount(train.seqTokens)
+    } tokens a step; ${device}`;
+}
+
+/** The report of one run. */
+export function formatRun(run: RunConfig, summary: RunSummary): string {
+  const { train } = run;
+  const { tokensPerSecond, stepMs, losses, measuredSteps } = summary;
+  const facts: [string, string][] = [
+    ["device", summary.deviceName],
+    ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}`],
+    ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
+    [
+      "tokens/s",
+      `${formatRate(tokensPerSecond.median)} (${formatRate(tokensPerSecond.min)} to ${
+        formatRate(tokensPerSecond.max)
+      } over ${measuredSteps} steps)`,
+    ],
+    [
+      "step",
+      `${formatMs(stepMs.median)}: compute ${formatMs(summary.computeMs)}, exposed communication ${
+        formatMs(summary.exposedCommunicationMs)
+      }, optimizer ${formatMs(summary.optimizerMs)}`,
+    ],
+  ];
+  if (summary.communicationHidden !== undefined) {
+    facts.push(["exchange", `${formatPercent(summary.communicationHidden)} hidden behind compute`]);
+  }
+  const parts = [describeRun(run), formatFacts(facts), formatMemory(summary)];
+  if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
+  return parts.join("\n\n");
+}
+
+/** Mini-sequences per MLP and LM head, with what `auto` came to on the rank with the most tokens. */
+function describeChunks({ model, train }: RunConfig, { ranks }: RunSummary): string {
+  const rows = Math.max(...ranks.map(({ localTokens }) => localTokens));
+  const mlp = mlpChunkCount(train.mlpChunks, rows, model.dim);
+  const head = headChunkCount(train.headChunks, model.vocab, model.dim);
+  const show = (chunks: Chunks, count: number) => chunks === "auto" ? `${count} (auto)` : String(count);
+  return `MLP ${show(train.mlpChunks, mlp)}, LM head ${show(train.headChunks, head)}`;
+}
+
+/** Device bytes of every rank at its peak, by tag, and what else it used. */
+export function formatMemory({ ranks }: RunSummary): string {
+  const head = ["rank", ...MEMORY_TAGS, "peak", "reserved", "host peak", "sent a step"];
+  return formatTable(
+    head,
+    ranks.map(({ rank, peak, reservedBytes, hostPeakBytes, bytesSentPerStep }) => [
+      String(rank),
+      ...MEMORY_TAGS.map((tag) => formatBytes(peak.byTag[tag])),
+      formatBytes(peak.totalBytes),
+      formatBytes(reservedBytes),
+      formatBytes(hostPeakBytes),
+      formatBytes(bytesSentPerStep),
+    ]),
+  );
+}
+
+/** Time per kernel of rank 0, per step. */
+export function formatProfile(profile: readonly KernelTime[], steps: number): string {
+  const totalMs = profile.reduce((total, kernel) => total + kernel.totalMs, 0);
+  return formatTable(
+    ["kernel (rank 0)", "dispatches a step", "ms a step", "share"],
+    profile.map(({ kernel, dispatches, totalMs: ms }) => [
+      kernel,
+      formatCount(dispatches / steps),
+      (ms / steps).toFixed(3),
+      formatPercent(ms / totalMs),
+    ]),
+  );
+}

@@ -1,0 +1,107 @@
+/**
+ * Running command lines in tests, and finding out what they leave behind.
+ *
+ * @module
+ */
+
+/** How a command ended. */
+export interface CommandResult {
+  /** Exit code. */
+  readonly code: number;
+  /** All that it wrote to stdout. */
+  readonly stdout: string;
+  /** All that it wrote to stderr. */
+  readonly stderr: string;
+}
+
+/** A command that is running. */
+export interface RunningCommand {
+  /** Number of its process. */
+  readonly pid: number;
+  /** Resolves when it has ended. */
+  readonly result: Promise<CommandResult>;
+  /** Numbers of its child processes, by rank. */
+  ranks(): Promise<number[]>;
+  /** Resolves once `text` has come on stderr. */
+  says(text: string): Promise<void>;
+}
+
+const ENVIRONMENT = { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" };
+
+/** Starts `deno run` on a file of the bench. */
+export function startCommand(file: "main.ts" | "verify_main.ts", args: readonly string[]): RunningCommand {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", new URL(`../../packages/bench/${file}`, import.meta.url).pathname, ...args],
+    env: ENVIRONMENT,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const output = { stdout: "", stderr: "" };
+  const waiting = new Set<() => void>();
+  const collect = async (name: keyof typeof output) => {
+    for await (const text of child[name].pipeThrough(new TextDecoderStream())) {
+      output[name] += text;
+      waiting.forEach((check) => check());
+    }
+  };
+  const result = Promise.all([child.status, collect("stdout"), collect("stderr")])
+    .then(([{ code }]) => ({ code, ...output }));
+  return {
+    pid: child.pid,
+    result,
+    ranks: () => childrenOf(child.pid),
+    async says(text: string): Promise<void> {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const check = () => output.stderr.includes(text) && resolve();
+      waiting.add(check);
+      check();
+      result.then(() => reject(new Error(`The command ended without saying ${text}: ${output.stderr}`)), reject);
+      await promise.finally(() => waiting.delete(check));
+    },
+  };
+}
+
+/** Runs a command to its end. */
+export async function runCommand(
+  file: "main.ts" | "verify_main.ts",
+  args: readonly string[],
+): Promise<CommandResult> {
+  return await startCommand(file, args).result;
+}
+
+/** Numbers of the processes that a process has started, in the order of their starting. */
+async function childrenOf(pid: number): Promise<number[]> {
+  const children = [];
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = await readStat(Number(name));
+    if (stat && stat.parent === pid) children.push({ pid: Number(name), startedAt: stat.startedAt });
+  }
+  return children.sort((a, b) => a.startedAt - b.startedAt || a.pid - b.pid).map((child) => child.pid);
+}
+
+/** Whether a process is running or stopped; one that only waits to be reaped is gone. */
+export async function isAlive(pid: number): Promise<boolean> {
+  const stat = await readStat(pid);
+  return stat !== undefined && stat.state !== "Z" && stat.state !== "X";
+}
+
+/** Those of the processes that are still there after at most `ms`. */
+export async function survivors(pids: readonly number[], ms: number): Promise<number[]> {
+  const deadline = performance.now() + ms;
+  while (true) {
+    const alive = [];
+    for (const pid of pids) if (await isAlive(pid)) alive.push(pid);
+    if (alive.length === 0 || performance.now() > deadline) return alive;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** See proc(5): pid (name) state parent … and as field 22 the time of its start. */
+async function readStat(pid: number): Promise<{ state: string; parent: number; startedAt: number } | undefined> {
+  const text = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => undefined);
+  if (text === undefined) return undefined;
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return { state: fields[0], parent: Number(fields[1]), startedAt: Number(fields[19]) };
+}

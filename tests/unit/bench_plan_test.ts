@@ -1,0 +1,145 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { MODEL_PRESETS } from "@mst/core";
+import { BENCH_FLAGS } from "../../packages/bench/cli/flags.ts";
+import { parseFlags } from "../../packages/bench/cli/parse_flags.ts";
+import { UsageError } from "../../packages/bench/cli/usage_error.ts";
+import { checkBenchFlags, readBenchInputs, resolveBenchPlan } from "../../packages/bench/config/bench_plan.ts";
+import { DEFAULT_SIZES } from "../../packages/bench/config/defaults.ts";
+import type { BenchPlan } from "../../packages/bench/config/run_config.ts";
+import type { Hardware } from "../../packages/bench/hardware/probe.ts";
+import { withTempDir } from "../_support/temp_dir.ts";
+
+const NO_GPU: Hardware = { gpus: [], problem: "no GPU driver" };
+const SOFTWARE: Hardware = { gpus: [], adapter: { deviceName: "llvmpipe", isSoftware: true } };
+const TWO_GPUS: Hardware = {
+  gpus: ["0000:1b:00.0", "0000:1c:00.0"],
+  adapter: { deviceName: "GPU", isSoftware: false },
+};
+const LLAMA3 = new URL("../golden/llama3", import.meta.url).pathname;
+
+async function plan(args: string[], hardware: Hardware = SOFTWARE): Promise<BenchPlan> {
+  const { flags } = parseFlags(args, BENCH_FLAGS);
+  const inputs = await readBenchInputs(flags);
+  checkBenchFlags(flags, inputs);
+  return resolveBenchPlan(flags, inputs, hardware);
+}
+
+async function assertRefused(args: string[], message: string, hardware?: Hardware): Promise<void> {
+  await assertRejects(() => plan(args, hardware), UsageError, message);
+}
+
+Deno.test("defaults are sized for what computes", async () => {
+  for (
+    const [hardware, device, sizes, ranks] of [
+      [NO_GPU, "reference", DEFAULT_SIZES.reference, 2],
+      [SOFTWARE, "webgpu", DEFAULT_SIZES.software, 2],
+      [TWO_GPUS, "webgpu", DEFAULT_SIZES.gpu, 2],
+      [{ ...TWO_GPUS, gpus: ["a", "b", "c"] }, "webgpu", DEFAULT_SIZES.gpu, 3],
+    ] as const
+  ) {
+    const { run, mode } = await plan([], hardware);
+    assertEquals([mode, run.strategy, run.placement, run.device], ["train", "ring", "zigzag", device]);
+    assertEquals([run.modelName, run.train.seqTokens, run.train.steps], [sizes.model, sizes.seqTokens, sizes.steps]);
+    assertEquals(run.model, MODEL_PRESETS[sizes.model]);
+    assertEquals(run.ranks, ranks);
+    assertEquals([run.train.mlpChunks, run.train.headChunks, run.train.recompute], ["auto", "auto", "layer"]);
+  }
+});
+
+Deno.test("given values win over defaults", async () => {
+  const { run, mode, jsonFile } = await plan([
+    ..."--strategy=single --device=reference --model=125m --seq=70 --batch=2 --accumulate=3 --steps=4".split(" "),
+    ..."--warmup=2 --mini-sequence=7 --head-chunks=off --recompute=selective --lr=0.5 --lr-warmup=1".split(" "),
+    ..."--schedule=constant --clip=0 --seed=9 --timeout=5 --profile --verify --json=/tmp/mst-plan.json".split(" "),
+  ], TWO_GPUS);
+  assertEquals([run.strategy, run.ranks, run.device, run.modelName], ["single", 1, "reference", "125m"]);
+  assertEquals([run.warmup, run.timeoutSeconds, run.profile], [2, 5, true]);
+  assertEquals([mode, jsonFile], ["verify", "/tmp/mst-plan.json"]);
+  assertEquals(run.train, {
+    seqTokens: 70,
+    batch: 2,
+    accumulate: 3,
+    steps: 4,
+    seed: 9,
+    mlpChunks: 7,
+    headChunks: 1,
+    recompute: "selective",
+    learningRate: 0.5,
+    warmupSteps: 1,
+    schedule: "constant",
+    minLearningRate: 0,
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0.1,
+    clipNorm: 0,
+  });
+});
+
+Deno.test("single values override a model's shape", async () => {
+  const { run } = await plan("--model=tiny --dim=64 --heads=8 --layers=1 --ffn=100 --vocab=300".split(" "));
+  assertEquals(run.model, {
+    ...MODEL_PRESETS.tiny,
+    dim: 64,
+    heads: 8,
+    headDim: 8,
+    kvHeads: 2,
+    layers: 1,
+    ffn: 100,
+    vocab: 300,
+  });
+  assertEquals((await plan(["--heads=1"])).run.model.kvHeads, 1);
+  assertEquals((await plan(["--kv-heads=1"])).run.model.kvHeads, 1);
+});
+
+Deno.test("a folder gives shape and weights, and overrides leave only its shape", async () => {
+  const { run } = await plan([`--model=${LLAMA3}`, "--seq=20"]);
+  assertEquals([run.model.dim, run.model.ropeTheta, run.weightsFolder], [64, 500000, LLAMA3]);
+  const { run: reshaped } = await plan([`--model=${LLAMA3}`, "--seq=20", "--layers=1"]);
+  assertEquals([reshaped.model.layers, reshaped.model.dim, reshaped.weightsFolder], [1, 64, undefined]);
+});
+
+Deno.test("impossible runs are refused with what would be possible", async () => {
+  await assertRefused(["--strategy=single", "--ranks=2"], "--ranks=2 with --strategy=single: it runs on 1 rank");
+  await assertRefused(["--strategy=single", "--placement=zigzag"], "--placement=zigzag with --strategy=single");
+  await assertRefused(["--dim=100", "--heads=3"], "--dim must be a multiple of --heads");
+  await assertRefused(["--dim=60", "--heads=4"], "head dim of 15: it must be even");
+  await assertRefused(["--kv-heads=3"], "3 kv heads among 4 heads");
+  await assertRefused(["--vocab=256"], "vocabulary of 256: it must be 257 or more");
+  await assertRefused(["--ranks=4", "--seq=3"], "3 tokens across 4 ranks");
+  await assertRefused(["--seq=2000000"], "it has 1204998 tokens, at least 2000001 are needed");
+  await assertRefused(["--steps=2", "--warmup=2"], "--warmup=2 of --steps=2");
+  await assertRefused(["--compare", "--verify"], "--compare with --verify");
+  await assertRefused(["--compare", "--recompute=none"], "--recompute with --compare");
+  await assertRefused(["--device=webgpu"], "--device=webgpu: no GPU driver; on Debian", NO_GPU);
+});
+
+Deno.test("files and folders that cannot be used are refused", () =>
+  withTempDir(async (folder) => {
+    await assertRefused(["--data=/nowhere/a.txt"], "Cannot use --data=/nowhere/a.txt");
+    await assertRefused(["--json=/nowhere/a.json"], "Cannot use --json=/nowhere/a.json");
+    await assertRefused([`--json=${folder}`], `Cannot use --json=${folder}`);
+    await assertRefused(["--model=tinny"], "neither tiny, 125m, 1b, 8b nor a folder, did you mean tiny?");
+    await assertRefused(["--model=toString"], "neither tiny");
+    await assertRefused([`--model=${folder}`], "config.json");
+    await Deno.writeTextFile(`${folder}/config.json`, '{ "model_type": "gemma2" }');
+    await assertRefused([`--model=${folder}`], 'model_type "gemma2": it must be "llama"');
+    await Deno.writeTextFile(`${folder}/short.txt`, "call me");
+    await assertRefused([`--data=${folder}/short.txt`, "--seq=64"], "it has 8 tokens, at least 65 are needed");
+  }));
+
+Deno.test("checking a JSON file leaves it as it is", () =>
+  withTempDir(async (folder) => {
+    await plan([`--json=${folder}/a.json`]);
+    assertEquals([...Deno.readDirSync(folder)], []);
+    await Deno.writeTextFile(`${folder}/a.json`, "kept");
+    await plan([`--json=${folder}/a.json`]);
+    assertEquals(await Deno.readTextFile(`${folder}/a.json`), "kept");
+  }));
+
+Deno.test("what some hardware could run is left to the hardware at hand", async () => {
+  const { flags } = parseFlags(["--device=webgpu", "--kv-heads=12", "--heads=12", "--dim=768"], BENCH_FLAGS);
+  const inputs = await readBenchInputs(flags);
+  checkBenchFlags(flags, inputs);
+  assertThrows(() => resolveBenchPlan(flags, inputs, NO_GPU), UsageError, "no GPU driver");
+});

@@ -1,0 +1,171 @@
+import { assert, assertAlmostEquals, assertEquals, assertStringIncludes } from "@std/assert";
+import { MEMORY_TAGS, MODEL_PRESETS, parseTrainConfig, type StepReport } from "@mst/core";
+import type { RunConfig } from "../../packages/bench/config/run_config.ts";
+import type { LaunchedRank } from "../../packages/bench/launcher/launch.ts";
+import { spreadOf, summarize } from "../../packages/bench/measure/summary.ts";
+import { formatVariants, variantRatios } from "../../packages/bench/report/comparison_report.ts";
+import { Progress } from "../../packages/bench/report/progress.ts";
+import { formatRun } from "../../packages/bench/report/run_report.ts";
+import { formatFacts, formatTable } from "../../packages/bench/report/table.ts";
+import {
+  formatBytes,
+  formatError,
+  formatMs,
+  formatParameters,
+  formatRate,
+  formatSeconds,
+} from "../../packages/bench/report/units.ts";
+
+const RUN: RunConfig = {
+  strategy: "ring",
+  ranks: 2,
+  placement: "zigzag",
+  device: "reference",
+  modelName: "tiny",
+  model: MODEL_PRESETS.tiny,
+  train: parseTrainConfig({ seqTokens: 100, batch: 2, accumulate: 5, steps: 4 }),
+  warmup: 1,
+  profile: true,
+  timeoutSeconds: 60,
+};
+
+const NO_BYTES = Object.fromEntries(MEMORY_TAGS.map((tag) => [tag, 0])) as LaunchedRank["result"]["live"];
+
+function report(step: number, values: Partial<StepReport> = {}): StepReport {
+  return {
+    step,
+    loss: 6 - step,
+    gradNorm: 1,
+    learningRate: 1e-3,
+    stepMs: 100,
+    computeMs: 70,
+    communicationMs: 40,
+    exposedCommunicationMs: 10,
+    optimizerMs: 20,
+    bytesSent: 1000,
+    ...values,
+  };
+}
+
+function rankOf(stepMs: number[], peakBytes: number, values: Partial<StepReport> = {}): LaunchedRank {
+  return {
+    steps: stepMs.map((ms, i) => report(i + 1, { stepMs: ms, ...values })),
+    result: {
+      deviceName: "a device",
+      isSoftware: true,
+      localTokens: 100,
+      peak: { totalBytes: peakBytes, byTag: { ...NO_BYTES, weights: peakBytes } },
+      highest: NO_BYTES,
+      live: NO_BYTES,
+      reservedBytes: 2 * peakBytes,
+      hostPeakBytes: 10,
+      profile: [{ kernel: "matmul NN", dispatches: 30, totalMs: 60 }],
+    },
+  };
+}
+
+const LAUNCHED = [rankOf([900, 100, 200, 400], 2048), rankOf([50, 90, 250, 300], 4096, { computeMs: 50 })];
+
+Deno.test("a summary leaves out the first steps and takes the slowest rank of each", () => {
+  const summary = summarize(RUN, LAUNCHED);
+  assertEquals(summary.losses, [5, 4, 3, 2]);
+  assertEquals(summary.measuredSteps, 3);
+  assertEquals(summary.stepMs, { median: 250, min: 100, max: 400 });
+  assertEquals(summary.tokensPerSecond, { median: 4000, min: 2500, max: 10000 });
+  assertEquals([summary.computeMs, summary.exposedCommunicationMs, summary.optimizerMs], [60, 10, 20]);
+  assertAlmostEquals(summary.communicationHidden!, 0.75, 1e-12);
+  assertEquals(summary.peakDeviceBytes, 4096);
+  assertEquals(summary.ranks.map(({ bytesSentPerStep }) => bytesSentPerStep), [1000, 1000]);
+});
+
+Deno.test("without exchange there is nothing to hide", () => {
+  const alone = rankOf([1, 2, 3, 4], 1, { communicationMs: 0, exposedCommunicationMs: 0 });
+  assertEquals(summarize({ ...RUN, ranks: 1 }, [alone]).communicationHidden, undefined);
+});
+
+Deno.test("the middle of an even number of values is between two", () => {
+  assertEquals(spreadOf([4, 1, 3, 2]), { median: 2.5, min: 1, max: 4 });
+  assertEquals(spreadOf([7]), { median: 7, min: 7, max: 7 });
+});
+
+Deno.test("a run's report names device, losses, speed, times, memory and kernels", () => {
+  const text = formatRun(RUN, summarize(RUN, LAUNCHED));
+  for (
+    const part of [
+      "ring, 2 ranks, zigzag",
+      "5 x 2 x 100 tokens a step",
+      "a device",
+      "5.0000 4.0000 3.0000 2.0000",
+      "4,000 (2,500 to 10,000 over 3 steps)",
+      "250 ms: compute 60.0 ms, exposed communication 10.0 ms, optimizer 20.0 ms",
+      "75.0% hidden",
+      "MLP 1 (auto), LM head 3 (auto); recompute layer",
+      "4.00 KiB",
+    ]
+  ) assertStringIncludes(text, part);
+  assert(/matmul NN\s+10\s+20\.000\s+100\.0%/.test(text));
+});
+
+Deno.test("variants are compared with the first that ran, and one without memory is a row", () => {
+  const fast = summarize(RUN, LAUNCHED);
+  const slow = { ...fast, peakDeviceBytes: 1024, losses: [5, 4, 3, 2.02] };
+  const variants = [
+    { name: "vanilla", outOfMemory: "rank 0 failed: out of memory" },
+    { name: "recompute", summary: fast },
+    { name: "both", summary: { ...slow, tokensPerSecond: { median: 2000, min: 1, max: 1 } } },
+  ];
+  const [base, other] = variantRatios(variants);
+  assertEquals(base, { name: "recompute", peakMemory: 1, tokensPerSecond: 1, lossDifference: 0 });
+  assertEquals([other.peakMemory, other.tokensPerSecond], [0.25, 0.5]);
+  assertAlmostEquals(other.lossDifference, 0.01, 1e-9);
+  const text = formatVariants(variants);
+  assertStringIncludes(text, "vanilla    out of memory");
+  assertStringIncludes(text, "vanilla: rank 0 failed: out of memory");
+  assertEquals(variantRatios([variants[0]]), []);
+});
+
+Deno.test("progress writes a line a step, or one over the other on a terminal", () => {
+  const show = (isTerminal: boolean) => {
+    let text = "";
+    const progress = new Progress({ isTerminal, columns: 40, write: (part) => text += part }, RUN, "ring");
+    progress.event(0, { type: "ready", deviceName: "a device", isSoftware: true });
+    progress.event(0, { type: "step", report: report(1), peakBytes: 2048 });
+    progress.event(1, { type: "step", report: report(1), peakBytes: 2048 });
+    progress.event(0, { type: "step", report: report(2, { stepMs: 2000 }), peakBytes: 2048 });
+    progress.end();
+    return text;
+  };
+  assertEquals(show(false).split("\n"), [
+    "ring: a device, setting up",
+    "ring: step 1/4  loss 5.0000  10,000 tokens/s  2.00 KiB a rank  0 s left",
+    "ring: step 2/4  loss 4.0000  500 tokens/s  2.00 KiB a rank  4 s left",
+    "",
+  ]);
+  const lines = show(true).split("\r\x1b[2K");
+  assertEquals(lines.length, 5);
+  assert(lines.every((line) => line.length < 40 && !line.includes("\n")));
+  assertEquals(lines.at(-1), "");
+});
+
+Deno.test("numbers are written with units", () => {
+  assertEquals([0, 1023, 1024, 1536, 5 * 2 ** 30].map(formatBytes), [
+    "0 B",
+    "1023 B",
+    "1.00 KiB",
+    "1.50 KiB",
+    "5.00 GiB",
+  ]);
+  assertEquals([0.1234, 12.345, 1234.5].map(formatMs), ["0.123 ms", "12.3 ms", "1,235 ms"]);
+  assertEquals([0.5, 99.9, 12345].map(formatRate), ["0.500", "99.9", "12,345"]);
+  assertEquals([0.2, 59.6, 61, 7300].map(formatSeconds), ["0 s", "1 min 0 s", "1 min 1 s", "2 h 1 min"]);
+  assertEquals([0, 1.23e-7, NaN].map(formatError), ["0", "1.2e-7", "not finite"]);
+  assertEquals([804224, 124e6, 8.03e9].map(formatParameters), ["804K", "124M", "8.03B"]);
+});
+
+Deno.test("tables and facts are aligned", () => {
+  assertEquals(
+    formatTable(["a", "long"], [["name", "1"], ["b", "22222"]]),
+    "a      long\n----  -----\nname      1\nb     22222",
+  );
+  assertEquals(formatFacts([["a", "1"], ["long", "2"]]), "a     1\nlong  2");
+});
