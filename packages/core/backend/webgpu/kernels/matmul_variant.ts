@@ -54,17 +54,25 @@ export const TILES_VARIANTS: readonly RatedVariant<TilesVariant>[] = [
   { variant: tiles([64, 64, 16], [4, 4]), rate: 20 },
 ];
 
-/**
- * Rows of the tiles for software drivers with subgroups, rated in GFLOP/s of two cores. Long kernels take a second to
- * compile, which is worth while from some number of multiply-adds on.
- */
-const SHUFFLED_ROWS: readonly { readonly tileM: number; readonly rate: number; readonly minProducts: number }[] = [
-  { tileM: 64, rate: 40, minProducts: 2 ** 24 },
-  { tileM: 32, rate: 34, minProducts: 0 },
+/** A row of {@linkcode LANES_TABLE}. */
+interface LanesRow {
+  readonly tileM: number;
+  readonly shuffle: boolean;
+  readonly rate: number;
+  /** Multiply-adds from which on the speed is worth the time to compile: about 20 ms per row of the tile. */
+  readonly minProducts: number;
+}
+
+/** Variants for software drivers, rated in GFLOP/s of two cores. */
+const LANES_TABLE: readonly LanesRow[] = [
+  { tileM: 64, shuffle: true, rate: 40, minProducts: 2 ** 24 },
+  { tileM: 32, shuffle: true, rate: 34, minProducts: 2 ** 20 },
+  { tileM: 16, shuffle: false, rate: 12, minProducts: 2 ** 20 },
+  { tileM: 8, shuffle: false, rate: 9, minProducts: 0 },
 ];
 
-/** The one for software drivers without subgroups. */
-const UNSHUFFLED: LanesVariant = { kind: "lanes", tileM: 16, lanes: 8, shuffle: false };
+/** Invocations of a workgroup that cannot shuffle. */
+const LANES_ALONE = 8;
 
 /** Workgroups that a GPU of the size tuned for runs side by side, one on each of its cores. */
 const GPU_CORES = 132;
@@ -89,12 +97,10 @@ export function tiles(
  * @param products multiply-adds of the product
  */
 export function lanesVariants(subgroupLanes: number, products = Infinity): RatedVariant<LanesVariant>[] {
-  const fitting = SHUFFLED_ROWS.filter(({ tileM, minProducts }) =>
-    subgroupLanes > 1 && tileM % (4 * subgroupLanes) === 0 && products >= minProducts
-  );
-  if (fitting.length === 0) return [{ variant: UNSHUFFLED, rate: 12 }];
-  return fitting.map(({ tileM, rate }) => ({
-    variant: { kind: "lanes", tileM, lanes: subgroupLanes, shuffle: true },
+  const fits = ({ tileM, shuffle, minProducts }: LanesRow) =>
+    products >= minProducts && (!shuffle || subgroupLanes > 1 && tileM % (4 * subgroupLanes) === 0);
+  return LANES_TABLE.filter(fits).map(({ tileM, shuffle, rate }) => ({
+    variant: { kind: "lanes", tileM, lanes: shuffle ? subgroupLanes : LANES_ALONE, shuffle },
     rate,
   }));
 }

@@ -1,0 +1,280 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { tensorFrom } from "../../packages/core/backend/backend.ts";
+import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
+import { matmul } from "../../packages/core/backend/webgpu/kernels/matmul.ts";
+import {
+  chooseVariant,
+  type LanesVariant,
+  lanesVariants,
+  type MatmulVariant,
+  tileOf,
+  tiles,
+  TILES_VARIANTS,
+  tilesInvocations,
+  tilesWorkgroupBytes,
+  variantName,
+} from "../../packages/core/backend/webgpu/kernels/matmul_variant.ts";
+import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
+import { Scope } from "../../packages/core/tensor/scope.ts";
+import { assertClose } from "../_support/compare.ts";
+import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
+import { assertOpMatchesReference, type Placement } from "../_support/op_case.ts";
+import { Random } from "../_support/random.ts";
+
+type Layout = "NN" | "NT" | "TN";
+type Dims = readonly [m: number, n: number, k: number];
+
+const LAYOUTS: readonly Layout[] = ["NN", "NT", "TN"];
+
+/**
+ * Sums of k products of normal numbers in f32, against f64. Each addition rounds a partial sum of about √k to within
+ * 2⁻²⁴ of it; over tens of thousands of elements the worst stays below k · 2.4e-7 (seen: 1.6e-7).
+ */
+function tolerance(k: number): { absolute: number; relative: number; rejectAllZero: true } {
+  return { absolute: 2.4e-7 * k, relative: 1e-6, rejectAllZero: true };
+}
+
+/** A product by a given variant, or by the one that `Ops.matmul` takes, against the reference. */
+async function assertProduct(
+  backend: WebGpuBackend,
+  layout: Layout,
+  [m, n, k]: Dims,
+  options: {
+    accumulate?: boolean;
+    variant?: MatmulVariant;
+    placements?: readonly Placement[];
+    dispatcher?: Dispatcher;
+  },
+): Promise<void> {
+  const { accumulate = false, variant, placements, dispatcher = backend.dispatcher } = options;
+  const random = new Random(m * 65_536 + n * 256 + k);
+  const normals = (...shape: [number, number]) => ({ shape, data: random.normals(shape[0] * shape[1]) });
+  const flags = { transposeA: layout === "TN", transposeB: layout === "NT", accumulate };
+  await assertOpMatchesReference(backend, {
+    inputs: {
+      a: layout === "TN" ? normals(k, m) : normals(m, k),
+      b: layout === "NT" ? normals(n, k) : normals(k, n),
+      out: normals(m, n),
+    },
+    run: (ops, { a, b, out }) => {
+      if (ops === backend.ops) matmul(dispatcher, a, b, out, { ...flags, variant });
+      else ops.matmul(a, b, out, flags);
+    },
+    results: { out: tolerance(k) },
+  }, placements);
+}
+
+/** The dispatcher of a backend with other limits, which counts the dispatches. */
+function limited(backend: WebGpuBackend, limits: Partial<Dispatcher["limits"]>): Dispatcher & { calls: KernelCall[] } {
+  const { dispatcher } = backend;
+  const calls: KernelCall[] = [];
+  return {
+    limits: { ...dispatcher.limits, ...limits },
+    isSoftware: dispatcher.isSoftware,
+    features: dispatcher.features,
+    subgroupLanes: dispatcher.subgroupLanes,
+    calls,
+    run: (call) => {
+      calls.push(call);
+      dispatcher.run(call);
+    },
+  };
+}
+
+/** Quick to compile, with one, two and four teams, one and two buffers, and blocks of more than four rows or columns. */
+const SMALL_TILES = [
+  tiles([16, 16, 16], [4, 4]),
+  tiles([16, 32, 8], [4, 8], 2, 2),
+  tiles([32, 16, 16], [8, 4], 4),
+];
+const SMALL_LANES: LanesVariant = { kind: "lanes", tileM: 8, lanes: 8, shuffle: false };
+
+for (const { label, options } of GPU_VARIANTS) {
+  for (const layout of LAYOUTS) {
+    gpuTest(`matmul ${layout} of one number, of ragged and of even dims${label}`, async (backend) => {
+      await assertProduct(backend, layout, [1, 1, 1], { placements: ["own"] });
+      await assertProduct(backend, layout, [37, 35, 21], { accumulate: true, placements: ["shifted"] });
+      await assertProduct(backend, layout, [64, 40, 48], { placements: ["own", "shared"] });
+    }, options);
+  }
+}
+
+for (const variant of [...SMALL_TILES, SMALL_LANES]) {
+  for (const layout of LAYOUTS) {
+    gpuTest(`matmul ${layout} by ${variantName(variant)}`, async (backend) => {
+      // k below, at and above multiples of what is taken at a time; and everything bound as vec4s, or nothing.
+      for (const dims of [[130, 36, 64], [4, 8, 4], [36, 68, 76], [1, 129, 33], [67, 130, 3]] as const) {
+        await assertProduct(backend, layout, dims, { variant, placements: ["own"] });
+      }
+      // Some operands are bound as vec4s here, and others are not.
+      for (const dims of [[36, 35, 34], [35, 36, 34], [35, 34, 36]] as const) {
+        await assertProduct(backend, layout, dims, { variant, placements: ["own"] });
+      }
+      await assertProduct(backend, layout, [36, 68, 32], { variant, accumulate: true, placements: ["shifted"] });
+      await assertProduct(backend, layout, [36, 68, 32], { variant, accumulate: true, placements: ["own"] });
+    });
+  }
+}
+
+gpuTest("matmul by every variant of the tables", async (backend) => {
+  const lanes = lanesVariants(backend.dispatcher.subgroupLanes);
+  for (const { variant } of [...TILES_VARIANTS, ...lanes]) {
+    for (const layout of LAYOUTS) {
+      await assertProduct(backend, layout, [132, 136, 76], { variant, placements: ["own"] });
+    }
+  }
+});
+
+gpuTest("matmul by shuffles, of ragged dims", async (backend) => {
+  const shuffled = lanesVariants(backend.dispatcher.subgroupLanes).findLast(({ variant }) => variant.shuffle);
+  assertEquals(shuffled === undefined, !backend.isSoftware, "Software drivers must offer subgroups");
+  if (!shuffled) return;
+  for (const layout of LAYOUTS) {
+    const options = { variant: shuffled.variant, placements: ["own"] } as const;
+    await assertProduct(backend, layout, [37, 70, 30], options);
+    await assertProduct(backend, layout, [70, 35, 64], { ...options, accumulate: true });
+  }
+});
+
+gpuTest("matmul splits each operand that does not fit a binding", async (backend) => {
+  const cases: { layout: Layout; dims: Dims; dispatches: number }[] = [
+    // The capacity is 1024 − 8 elements; blocks of more than 4 rows are a multiple of 4.
+    { layout: "NN", dims: [40, 20, 30], dispatches: 2 },
+    { layout: "NN", dims: [8, 8, 300], dispatches: 9 },
+    { layout: "NT", dims: [8, 300, 5], dispatches: 9 },
+    { layout: "TN", dims: [8, 8, 300], dispatches: 3 },
+    { layout: "TN", dims: [130, 130, 7], dispatches: 33 },
+    // One row of `out` and `b` alone is too long.
+    { layout: "NN", dims: [2, 1500, 3], dispatches: 12 },
+    { layout: "NT", dims: [2, 2, 1500], dispatches: 8 },
+  ];
+  for (const { layout, dims, dispatches } of cases) {
+    for (const accumulate of [false, true]) {
+      const dispatcher = limited(backend, { maxBindingBytes: 4096, offsetAlignmentElements: 8 });
+      const options = { accumulate, dispatcher, variant: SMALL_LANES, placements: ["shifted"] } as const;
+      await assertProduct(backend, layout, dims, options);
+      assertEquals(dispatcher.calls.length, dispatches, `Dispatches of ${layout} ${dims}`);
+      for (const { tensors } of dispatcher.calls) {
+        assertEquals(tensors.every(({ tensor }) => tensor.bytes <= 4096 - 4 * 8), true, "All operands fit");
+      }
+    }
+  }
+});
+
+gpuTest("matmul splits k when loops must be short", async (backend) => {
+  const dispatcher = limited(backend, { maxLoopTurns: 8 });
+  await assertProduct(backend, "TN", [9, 10, 100], { dispatcher, variant: SMALL_LANES, placements: ["own"] });
+  assertEquals(dispatcher.calls.length, 4);
+});
+
+gpuTest("matmul runs more tiles than a grid has workgroups in one dim", async (backend) => {
+  const variant: MatmulVariant = { kind: "lanes", tileM: 4, lanes: 1, shuffle: false };
+  const dispatcher = limited(backend, {});
+  await assertProduct(backend, "NT", [1024, 1028, 4], { dispatcher, variant, placements: ["own"] });
+  assertEquals(dispatcher.calls.map(({ workgroups }) => workgroups), [[32_896, 2, 1]]);
+});
+
+gpuTest("matmul without any k writes zeros, or adds none", async (backend) => {
+  using scope = new Scope();
+  for (const variant of [SMALL_TILES[0], SMALL_LANES]) {
+    for (const layout of LAYOUTS) {
+      const a = scope.own(backend.empty(layout === "TN" ? [0, 5] : [5, 0], "scratch"));
+      const b = scope.own(backend.empty(layout === "NT" ? [6, 0] : [0, 6], "scratch"));
+      const out = scope.own(tensorFrom(backend, new Float32Array(30).fill(7), [5, 6], "scratch"));
+      const flags = { transposeA: layout === "TN", transposeB: layout === "NT", variant };
+      matmul(backend.dispatcher, a, b, out, { ...flags, accumulate: true });
+      assertEquals(await backend.read(out), new Float32Array(30).fill(7));
+      matmul(backend.dispatcher, a, b, out, flags);
+      assertEquals(await backend.read(out), new Float32Array(30));
+    }
+  }
+});
+
+gpuTest("matmul leaves products without rows or columns alone", (backend) => {
+  using scope = new Scope();
+  const tensor = (m: number, n: number) => scope.own(backend.empty([m, n], "scratch"));
+  const dispatcher = limited(backend, {});
+  matmul(dispatcher, tensor(0, 5), tensor(5, 6), tensor(0, 6));
+  matmul(dispatcher, tensor(4, 5), tensor(5, 0), tensor(4, 0));
+  assertEquals(dispatcher.calls, []);
+});
+
+gpuTest("matmul gives the same bits each time", async (backend) => {
+  using scope = new Scope();
+  const random = new Random(5);
+  const a = scope.own(tensorFrom(backend, random.normals(300 * 40), [300, 40], "scratch"));
+  const b = scope.own(tensorFrom(backend, random.normals(300 * 36), [300, 36], "scratch"));
+  for (const variant of [SMALL_TILES[2], SMALL_LANES]) {
+    const results: Float32Array[] = [];
+    for (let i = 0; i < 3; i++) {
+      const out = scope.own(backend.empty([40, 36], "scratch"));
+      matmul(backend.dispatcher, a, b, out, { transposeA: true, variant });
+      results.push(await backend.read(out));
+    }
+    assertEquals(results[1], results[0]);
+    assertEquals(results[2], results[0]);
+  }
+});
+
+gpuTest("matmul refuses shapes that do not fit together", (backend) => {
+  using scope = new Scope();
+  const [a, b, out] = [[2, 3], [4, 5], [2, 5]].map((shape) => scope.own(backend.empty(shape, "scratch")));
+  assertThrows(() => matmul(backend.dispatcher, a, b, out), RangeError, "Cannot multiply [2, 3] by [4, 5]");
+});
+
+Deno.test("the tolerance of products rejects one that lacks a term", () => {
+  const random = new Random(6);
+  const [x, y] = [random.normals(64), random.normals(64)];
+  const dot = (from: number) => x.subarray(from).reduce((sum, value, i) => sum + value * y[from + i], 0);
+  assertClose([dot(0)], [dot(0)], { ...tolerance(64), what: "dot product" });
+  assertThrows(() => assertClose([dot(1)], [dot(0)], { ...tolerance(64), what: "dot product" }));
+});
+
+/** A dispatcher that only tells what the device is like. */
+function device(limits: Partial<Dispatcher["limits"]>, isSoftware: boolean, subgroupLanes = 0): Dispatcher {
+  return {
+    limits: {
+      maxBindingBytes: 2 ** 27,
+      maxWorkgroupMemoryBytes: 16_384,
+      maxInvocations: 256,
+      maxStorageBuffers: 8,
+      offsetAlignmentElements: 64,
+      maxLoopTurns: Infinity,
+      ...limits,
+    },
+    isSoftware,
+    features: new Set(),
+    subgroupLanes,
+    run: () => {},
+  };
+}
+
+Deno.test("the variant fits the smallest device that WebGPU allows, and the tile fits the size of the product", () => {
+  for (const size of [1, 32, 100, 768, 8192]) {
+    const variant = chooseVariant({ layout: "NT", m: size, n: size, k: size }, device({}, false));
+    if (variant.kind !== "tiles") throw new TypeError("A GPU must get a variant with tiles");
+    assertEquals(tilesInvocations(variant) <= 256, true);
+    assertEquals(tilesWorkgroupBytes(variant) <= 16_384, true);
+  }
+  const gpu = device({ maxWorkgroupMemoryBytes: 49_152, maxInvocations: 1024 }, false);
+  const area = (size: number) => {
+    const { tileM, tileN } = tileOf(chooseVariant({ layout: "TN", m: size, n: size, k: 8192 }, gpu));
+    return tileM * tileN;
+  };
+  assertEquals(area(128) < area(768), true);
+  assertEquals(area(768) < area(8192), true);
+});
+
+Deno.test("a software driver gets lanes, with shuffles where its subgroups allow and the size is worth compiling", () => {
+  const dims = { layout: "NT", m: 2048, n: 352, k: 128 } as const;
+  for (const lanes of [0, 4, 8, 16]) {
+    const variant = chooseVariant(dims, device({}, true, lanes));
+    if (variant.kind !== "lanes") throw new TypeError("A software driver must get a variant with lanes");
+    assertEquals(variant.shuffle, lanes > 0);
+    if (lanes > 0) assertEquals([variant.lanes, variant.tileM % (4 * lanes)], [lanes, 0]);
+  }
+  assertEquals(
+    variantName(chooseVariant({ layout: "NN", m: 64, n: 32, k: 32 }, device({}, true, 8))),
+    "8x32 lanes alone",
+  );
+});
