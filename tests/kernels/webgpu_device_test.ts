@@ -182,7 +182,7 @@ gpuTest("memory is reused: steps after the first reserve nothing more", async ()
   assertEquals(backend.ledger.liveBytes(), 0);
 });
 
-gpuTest("reads larger than one staging buffer arrive whole", async (backend) => {
+gpuTest("reads larger than one staging buffer arrive whole, as the tensors were at the call", async (backend) => {
   const size = 17 * 2 ** 20 + 3;
   using x = backend.empty([size], "scratch");
   backend.ops.fill(x, 1);
@@ -190,7 +190,9 @@ gpuTest("reads larger than one staging buffer arrive whole", async (backend) => 
   using last = x.rows(size - 1, size);
   backend.ops.fill(first, 5);
   backend.ops.fill(last, 6);
-  const [values, [end]] = await backend.readAll([x, last]);
+  const reading = backend.readAll([x, last]);
+  backend.ops.fill(x, 9);
+  const [values, [end]] = await reading;
   assertEquals([values.length, values[0], values[1], values[size - 2], values[size - 1], end], [size, 5, 1, 1, 6, 6]);
   assertEquals(values.reduce((sum, value) => sum + value), size + 9);
 });

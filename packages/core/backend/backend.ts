@@ -46,7 +46,7 @@ export interface Backend extends AsyncDisposable {
   empty(shape: Shape, tag: MemoryTag, dtype?: DType): Tensor;
   /** Copies host data into a tensor; the data is read before the call returns. */
   write(tensor: Tensor, data: Float32Array | Uint32Array): void;
-  /** Waits for the ops before it and copies an f32 tensor to the host. */
+  /** Copies an f32 tensor to the host as it is at the time of the call, once the ops before it are done. */
   read(tensor: Tensor): Promise<Float32Array>;
   /** As `read` for several tensors, waiting once. */
   readAll(tensors: readonly Tensor[]): Promise<Float32Array[]>;

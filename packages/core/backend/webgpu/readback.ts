@@ -9,7 +9,7 @@ import type { PooledBuffer } from "./buffer_pool.ts";
 import type { CommandQueue } from "./command_queue.ts";
 import { DeviceError, type DeviceErrors } from "./device_error.ts";
 
-/** Most bytes that one wait brings over; larger reads take several. */
+/** Most bytes of one staging buffer; larger reads take several. */
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
 
 /** Staging buffers that are kept between reads. */
@@ -32,6 +32,13 @@ interface Piece {
   readonly bytes: number;
 }
 
+/** Pieces on their way through a staging buffer. */
+interface StagedCopy {
+  readonly pieces: readonly Piece[];
+  readonly staging: GPUBuffer;
+  readonly total: number;
+}
+
 /** Reads device memory. */
 export class Readback {
   readonly #device: GPUDevice;
@@ -45,7 +52,7 @@ export class Readback {
    * @param device device to read from
    * @param queue queue of the device, where the copies are encoded
    * @param errors where errors are remembered
-   * @param maxStagingBytes most bytes that one wait brings over
+   * @param maxStagingBytes most bytes of one staging buffer
    */
   constructor(
     device: GPUDevice,
@@ -60,15 +67,16 @@ export class Readback {
   }
 
   /**
-   * Copies ranges to the host after all work before the call, with one wait for up to 64 MiB. The ranges are read as
-   * they are when the call is made, whatever is encoded or freed afterwards, as long as one wait suffices; larger reads
-   * want the ranges left alone until the promise settles.
+   * Copies ranges to the host as they are when the call is made, whatever is encoded or freed afterwards. Host memory
+   * that the device can write to is needed for all of them at once.
    *
    * @throws {DeviceError} when anything before it or the copy itself has failed
    */
   async read(ranges: readonly ReadRange[]): Promise<ArrayBuffer[]> {
     const results = ranges.map(({ bytes }) => new ArrayBuffer(bytes));
-    for (const pieces of planReads(ranges, this.#maxStagingBytes)) await this.#readPieces(pieces, results);
+    const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
+    this.#queue.flush();
+    for (const copy of copies) await this.#collect(copy, results);
     await this.#errors.settle();
     return results;
   }
@@ -85,7 +93,7 @@ export class Readback {
     for (const buffer of this.#idle.splice(0)) buffer.destroy();
   }
 
-  async #readPieces(pieces: readonly Piece[], results: readonly ArrayBuffer[]): Promise<void> {
+  #copy(pieces: readonly Piece[]): StagedCopy {
     const total = pieces.reduce((sum, { bytes }) => sum + bytes, 0);
     const staging = this.#takeStaging(total);
     this.#queue.encode("copy to the host", pieces.map(({ source }) => source.buffer), (encoder) => {
@@ -95,7 +103,10 @@ export class Readback {
         at += bytes;
       }
     });
-    this.#queue.flush();
+    return { pieces, staging, total };
+  }
+
+  async #collect({ pieces, staging, total }: StagedCopy, results: readonly ArrayBuffer[]): Promise<void> {
     await this.#map(staging, total);
     const mapped = new Uint8Array(staging.getMappedRange(0, total));
     let at = 0;
