@@ -59,7 +59,7 @@ interface LanesRow {
   readonly tileM: number;
   readonly shuffle: boolean;
   readonly rate: number;
-  /** Multiply-adds from which on the speed is worth the time to compile: about 20 ms per row of the tile. */
+  /** Multiply-adds from which on the speed is worth the time to compile, which is 10 to 20 ms per row of the tile. */
   readonly minProducts: number;
 }
 
