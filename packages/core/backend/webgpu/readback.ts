@@ -76,7 +76,8 @@ export class Readback {
     const results = ranges.map(({ bytes }) => new ArrayBuffer(bytes));
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
-    for (const copy of copies) await this.#collect(copy, results);
+    await Promise.all(copies.map(({ staging, total }) => this.#map(staging, total)));
+    for (const copy of copies) this.#collect(copy, results);
     await this.#errors.settle();
     return results;
   }
@@ -106,8 +107,7 @@ export class Readback {
     return { pieces, staging, total };
   }
 
-  async #collect({ pieces, staging, total }: StagedCopy, results: readonly ArrayBuffer[]): Promise<void> {
-    await this.#map(staging, total);
+  #collect({ pieces, staging, total }: StagedCopy, results: readonly ArrayBuffer[]): void {
     const mapped = new Uint8Array(staging.getMappedRange(0, total));
     let at = 0;
     for (const { range, start, bytes } of pieces) {
