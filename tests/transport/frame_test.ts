@@ -42,7 +42,7 @@ Deno.test("frames of every kind, label and length come back as they were", () =>
   }
   const last = { ...FIRST, label: "", totalBytes: MAX_MESSAGE_BYTES, offsetBytes: MAX_MESSAGE_BYTES - 3 };
   assertEquals(decodeFrame(encode(last)), last);
-  for (const kind of ["hello", "abort"] as const) {
+  for (const kind of ["hello", "abort", "filler"] as const) {
     const { payload } = decodeFrame(encodeControlFrame(kind, Uint8Array.of(9)));
     assertEquals([...payload], [9]);
   }
@@ -66,7 +66,7 @@ const MALFORMED: Record<string, { bytes: () => Uint8Array; says: string }> = {
   "another magic": { bytes: () => patched((view) => view.setUint8(0, 0x4e)), says: "does not start with MSTF" },
   "another version": { bytes: () => patched((view) => view.setUint8(4, 2)), says: "version 2: wanted version 1" },
   "kind 0": { bytes: () => patched((view) => view.setUint8(5, 0)), says: "unknown kind 0" },
-  "kind 7": { bytes: () => patched((view) => view.setUint8(5, 7)), says: "unknown kind 7" },
+  "kind 8": { bytes: () => patched((view) => view.setUint8(5, 8)), says: "unknown kind 8" },
   "a long label": { bytes: () => patched((view) => view.setUint16(6, 1025, true)), says: "the limit is 1024" },
   "a long payload": {
     bytes: () => patched((view) => view.setUint32(8, MAX_FRAME_PAYLOAD_BYTES + 1, true)),

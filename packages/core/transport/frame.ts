@@ -7,7 +7,7 @@
  * |---|---|---|
  * | 0 | u32 | magic, the letters `MSTF` |
  * | 4 | u8 | version |
- * | 5 | u8 | kind: 1 hello, 2 data, 3 abort, 4 goodbye, 5 ping, 6 pong |
+ * | 5 | u8 | kind: 1 hello, 2 data, 3 abort, 4 goodbye, 5 ping, 6 pong, 7 filler |
  * | 6 | u16 | label length in bytes |
  * | 8 | u32 | payload length in bytes |
  * | 12 | u32 | FNV-1a checksum of all that is not payload, this field left out |
@@ -32,8 +32,11 @@ export const MAX_MESSAGE_BYTES = 2 ** 40;
 /** Longest frame. */
 export const MAX_FRAME_BYTES = FRAME_HEADER_BYTES + MAX_LABEL_BYTES + MAX_FRAME_PAYLOAD_BYTES;
 
-/** What a frame is for: greeting, part of a message, end of the run, orderly leave, sign of life asked for and given. */
-export type FrameKind = "hello" | "data" | "abort" | "goodbye" | "ping" | "pong";
+/**
+ * What a frame is for: greeting, part of a message, end of the run, orderly leave, sign of life asked for and given, and
+ * nothing at all.
+ */
+export type FrameKind = "hello" | "data" | "abort" | "goodbye" | "ping" | "pong" | "filler";
 
 /** One frame. */
 export interface Frame {
@@ -53,7 +56,8 @@ export interface Frame {
 
 const MAGIC = 0x4654534d;
 const VERSION = 1;
-const KINDS: readonly FrameKind[] = ["hello", "data", "abort", "goodbye", "ping", "pong"];
+const KINDS: readonly FrameKind[] = ["hello", "data", "abort", "goodbye", "ping", "pong", "filler"];
+const WITH_PAYLOAD: readonly FrameKind[] = ["hello", "data", "abort", "filler"];
 const CHECKSUM_OFFSET = 12;
 const UINT32 = 2 ** 32;
 const NO_BYTES = new Uint8Array(0);
@@ -153,7 +157,7 @@ function checkFields({ kind, messageId, label, totalBytes, offsetBytes, payload 
     if (messageId !== 0 || label !== "" || offsetBytes !== 0 || totalBytes !== payload.length) {
       throw new FrameError(`Cannot read a ${kind} frame: only data frames are part of a longer message`);
     }
-    if (payload.length > 0 && kind !== "hello" && kind !== "abort") {
+    if (payload.length > 0 && !WITH_PAYLOAD.includes(kind)) {
       throw new FrameError(`Cannot read a ${kind} frame with a payload of ${payload.length} bytes: wanted none`);
     }
     return;

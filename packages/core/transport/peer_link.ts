@@ -5,6 +5,7 @@
  */
 import { decodeAbort, encodeAbort } from "./control_payload.ts";
 import { FrameError, type PeerFailure } from "./errors.ts";
+import { fillerAfter } from "./filler.ts";
 import { decodeFrame, encodeControlFrame, encodeFrame, type Frame, frameBytes, type FrameKind } from "./frame.ts";
 import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
 import { ABORT_GRACE_MS, BaseLink, LinkFailedError } from "./link.ts";
@@ -29,7 +30,7 @@ export interface PeerLinkOptions {
   /**
    * Whether this rank accepted the connection. It then answers each message with a pong: Deno's WebSocket client leaves
    * Nagle's algorithm on, so that a small message would wait up to 40 ms for TCP to acknowledge the one before, which a
-   * frame in the other direction does at once.
+   * frame in the other direction does at once. A rank that connected sends fillers, for the same reason.
    */
   readonly accepted: boolean;
 }
@@ -118,7 +119,10 @@ export class PeerLink extends BaseLink {
       const first = { label: offsetBytes === 0 ? label : "", payload };
       const frame = { ...first, kind: "data" as const, messageId, totalBytes: data.length, offsetBytes };
       // The socket copies what it is given, so that one buffer serves all frames.
-      this.#socket.send(encodeFrame(frame, this.#frameOf(frameBytes(frame))));
+      const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
+      this.#socket.send(bytes);
+      const filler = this.#accepted ? undefined : fillerAfter(bytes.length);
+      if (filler) this.#socket.send(filler);
       offsetBytes += payload.length;
     } while (offsetBytes < data.length);
   }
@@ -169,6 +173,7 @@ export class PeerLink extends BaseLink {
       case "ping":
         return this.#sendControl("pong");
       case "pong":
+      case "filler":
         return;
       case "abort": {
         const { detail, origin } = decodeAbort(frame.payload);
