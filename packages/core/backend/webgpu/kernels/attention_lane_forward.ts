@@ -30,9 +30,8 @@ export function laneForward(variant: LaneVariant, layout: AttentionLayout, resum
   const start = (r: number) =>
     resume
       ? `
-  let before_${r} = lse[lse_index(row_${r}, head)];
-  var top_${r} = before_${r} * ${LOG2_E};
-  var total_${r} = select(0.0, 1.0, before_${r} > ${EMPTY_BOUND});
+  var top_${r} = lse[lse_index(row_${r}, head)] * ${LOG2_E};
+  var total_${r} = 1.0;
 ${lines(pieces, (e) => `  var sum_${r}_${e} = load_out(row_${r}, head, ${e}u);`)}`
       : `
   var top_${r} = f32(${EMPTY});

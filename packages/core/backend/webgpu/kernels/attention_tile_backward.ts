@@ -155,7 +155,6 @@ ${
           eachScore(shape, (i, j) =>
             `      score_${i}_${j} *= ${dScore(terms, `d_weight_${i}_${j}`, `column_numbers[x * 4u + ${j}u].y`)};`)
         }
-      workgroupBarrier();
 ${storeWeights(shape, "score")}
 ${tileAccumulate(shape, "dk", queries("q"))}`
         : ""

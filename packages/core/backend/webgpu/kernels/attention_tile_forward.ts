@@ -82,9 +82,8 @@ ${
   let visible_${i} = visible_keys(own_${i});
   ${
         resume
-          ? `let before_${i} = lse[lse_index(row_${i}, head)];
-  var top_${i} = before_${i} * ${LOG2_E};
-  var total_${i} = select(0.0, 1.0, x == 0u && before_${i} > ${EMPTY_BOUND});`
+          ? `var top_${i} = lse[lse_index(row_${i}, head)] * ${LOG2_E};
+  var total_${i} = select(0.0, 1.0, x == 0u);`
           : `var top_${i} = f32(${EMPTY});
   var total_${i} = 0.0;`
       }`)

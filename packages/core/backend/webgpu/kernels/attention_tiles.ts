@@ -5,7 +5,9 @@
  * every invocation keeps in registers. Dims: E head dim, V = ⌈E/4⌉ pieces of a row.
  *
  * Invocation (x, y) holds the scores of rows y + yCount · i and columns 4x to 4x + 3, and the sums of the same rows
- * and of pieces x + xCount · u. Strides in workgroup memory are odd, in pieces, so that neighbours meet different banks.
+ * and of pieces x + xCount · u. Rows in workgroup memory are an odd number of pieces wide, so that neighbours meet
+ * different banks. Arrays there have two dims, since an index that is not constant costs a comparison with the bound:
+ * rows are found once, and what is read within them has constant places.
  *
  * @module
  */
@@ -25,10 +27,10 @@ export interface TileRows {
 }
 
 /** Workgroup memory of the two steps. */
-export function tileMemory({ stageSize, rows, weightStride }: TileShape): string {
+export function tileMemory({ stageRows, stageWidth, rows, weightWidth }: TileShape): string {
   return `
-var<workgroup> stage: array<vec4f, ${stageSize}>;
-var<workgroup> weights: array<vec4f, ${rows * weightStride}>;
+var<workgroup> stage: array<array<vec4f, ${stageWidth}>, ${stageRows}>;
+var<workgroup> weights: array<array<vec4f, ${weightWidth}>, ${rows}>;
 var<workgroup> bounds: vec2u;
 `;
 }
@@ -69,22 +71,21 @@ export function eachSum(shape: TileShape, line: (i: number, u: number) => string
 
 /** Declares `<out>_i_j` = a row i · b row j, over a tile of rows and a tile of columns. */
 export function tileProduct(shape: TileShape, out: string, a: TileRows, b: TileRows): string {
-  const { rows, columns, chunk, pieces, xCount, yCount, stageStride } = shape;
-  const ragged = pieces % chunk !== 0;
-  const stage = (from: TileRows, count: number, slot: string) =>
-    copyPieces(
+  const { rows, columns, pieces, xCount, yCount } = shape;
+  const chunk = Math.min(shape.chunk, pieces);
+  const isRagged = pieces % chunk !== 0;
+  const stage = (from: TileRows, count: number, stageRow: string) => {
+    const piece = isRagged ? `min(chunk + place, ${pieces - 1}u)` : "chunk + place";
+    const loaded = `load_${from.name}(${from.row("i")}, ${from.head}, ${piece})`;
+    return copyPieces(
       shape,
       count * chunk,
       `
       let i = at / ${chunk}u;
-      let piece = chunk + at % ${chunk}u;
-      let loaded = load_${from.name}(${from.row("i")}, ${from.head}, ${
-        ragged ? `min(piece, ${pieces - 1}u)` : "piece"
-      });
-      stage[(${slot}) * ${stageStride}u + at % ${chunk}u] = ${
-        ragged ? `select(vec4f(0.0), loaded, piece < ${pieces}u)` : "loaded"
-      };`,
+      let place = at % ${chunk}u;
+      stage[${stageRow}][place] = ${isRagged ? `select(vec4f(0.0), ${loaded}, chunk + place < ${pieces}u)` : loaded};`,
     );
+  };
   return `
 ${eachScore(shape, (i, j) => `  var ${out}_${i}_${j} = 0.0;`)}
   for (var chunk = 0u; chunk < ${pieces}u; chunk += ${chunk}u) {
@@ -93,10 +94,10 @@ ${eachScore(shape, (i, j) => `  var ${out}_${i}_${j} = 0.0;`)}
     ${stage(b, columns, `${rows}u + i % 4u * ${xCount}u + i / 4u`)}
     workgroupBarrier();
 ${
-    lines(chunk, (piece) => `
+    lines(chunk, (place) => `
     {
-${eachRow(shape, (i) => `      let a_${i} = stage[(y + ${yCount * i}u) * ${stageStride}u + ${piece}u];`)}
-${lines(4, (j) => `      let b_${j} = stage[(${rows + j * xCount}u + x) * ${stageStride}u + ${piece}u];`)}
+${eachRow(shape, (i) => `      let a_${i} = stage[y + ${yCount * i}u][${place}];`)}
+${lines(4, (j) => `      let b_${j} = stage[x + ${rows + j * xCount}u][${place}];`)}
 ${eachScore(shape, (i, j) => addDot(`${out}_${i}_${j}`, `a_${i}`, `b_${j}`))}
     }`)
   }
@@ -104,18 +105,24 @@ ${eachScore(shape, (i, j) => addDot(`${out}_${i}_${j}`, `a_${i}`, `b_${j}`))}
 `;
 }
 
-/** Puts `<name>_i_0` to `<name>_i_3` where {@linkcode tileAccumulate} reads them, once all have read what was there. */
-export function storeWeights({ yCount, weightStride, ...variant }: TileShape, name: string): string {
-  return eachRow(variant, (i) => {
+/**
+ * Puts `<name>_i_0` to `<name>_i_3` where {@linkcode tileAccumulate} reads them. The barriers of a
+ * {@linkcode tileProduct} must lie between what read the weights before and this.
+ */
+export function storeWeights(shape: TileShape, name: string): string {
+  return eachRow(shape, (i) => {
     const weights = range(4).map((j) => `${name}_${i}_${j}`).join(", ");
-    return `  weights[(y + ${yCount * i}u) * ${weightStride}u + x] = vec4f(${weights});`;
+    return `  weights[y + ${shape.yCount * i}u][x] = vec4f(${weights});`;
   });
 }
 
-/** Adds weights · rows of `from` to the sums `<into>_i_u`. */
+/**
+ * Adds weights · rows of `from` to the sums `<into>_i_u`. A row of the stage holds one piece of as many columns as a
+ * chunk has pieces; first come all pieces of the first columns, then all of the next.
+ */
 export function tileAccumulate(shape: TileShape, into: string, from: TileRows): string {
-  const { columns, staged, pieces, xCount, yCount, sums, weightStride } = shape;
-  const stride = xCount * sums;
+  const { columns, chunk, staged, pieces, xCount, yCount, sums } = shape;
+  const piecesWide = xCount * sums;
   return `
   for (var part = 0u; part < ${columns}u; part += ${staged}u) {
     workgroupBarrier();
@@ -124,20 +131,32 @@ export function tileAccumulate(shape: TileShape, into: string, from: TileRows): 
       shape,
       staged * pieces,
       `
-      let i = part + at / ${pieces}u;
+      let i = at / ${pieces}u;
       let piece = at % ${pieces}u;
-      stage[at / ${pieces}u * ${stride}u + piece] = load_${from.name}(${from.row("i")}, ${from.head}, piece);`,
+      let loaded = load_${from.name}(${from.row("(part + i)")}, ${from.head}, piece);
+      stage[i / ${chunk}u * ${piecesWide}u + piece][i % ${chunk}u] = loaded;`,
     )
   }
     workgroupBarrier();
-    for (var four = 0u; four < ${staged / 4}u; four++) {
-${eachRow(shape, (i) => `      let w_${i} = weights[(y + ${yCount * i}u) * ${weightStride}u + part / 4u + four];`)}
+    for (var row = 0u; row < ${staged / chunk}u; row++) {
 ${
-    lines(4, (j) => `
+    lines(chunk / 4, (four) => `
+${
+      eachRow(
+        shape,
+        (i) =>
+          `      let w_${i}_${four} = weights[y + ${yCount * i}u][(part / ${chunk}u + row) * ${
+            chunk / 4
+          }u + ${four}u];`,
+      )
+    }
+${
+      lines(4, (j) => `
       {
-${lines(sums, (u) => `        let b_${u} = stage[(four * 4u + ${j}u) * ${stride}u + x + ${xCount * u}u];`)}
-${eachSum(shape, (i, u) => `        ${into}_${i}_${u} += w_${i}.${"xyzw"[j]} * b_${u};`)}
+${lines(sums, (u) => `        let b_${u} = stage[row * ${piecesWide}u + x + ${xCount * u}u][${four * 4 + j}];`)}
+${eachSum(shape, (i, u) => `        ${into}_${i}_${u} += w_${i}_${four}.${"xyzw"[j]} * b_${u};`)}
       }`)
+    }`)
   }
     }
   }

@@ -29,7 +29,7 @@ export interface TileVariant {
   readonly columns: number;
   /** Rows of a tile that an invocation holds. */
   readonly rowsPerInvocation: number;
-  /** Pieces of four elements of every row that are staged at a time. */
+  /** Pieces of four elements of every row that are staged at a time, a multiple of 4 of which `columns` is one. */
   readonly chunk: number;
 }
 
@@ -45,46 +45,43 @@ export interface TileShape extends TileVariant {
   readonly invocations: number;
   /** Pieces of a sum that an invocation holds, per row. */
   readonly sums: number;
-  /** Pieces from one staged row of `tileProduct` to the next. */
-  readonly stageStride: number;
-  /** Columns staged at a time by `tileAccumulate`. */
+  /** Columns staged at a time by `tileAccumulate`, a multiple of `chunk`. */
   readonly staged: number;
-  /** Pieces of the stage. */
-  readonly stageSize: number;
-  /** Pieces from one row of weights to the next. */
-  readonly weightStride: number;
+  /** Rows of the stage. */
+  readonly stageRows: number;
+  /** Pieces of a row of the stage. */
+  readonly stageWidth: number;
+  /** Pieces of a row of the weights. */
+  readonly weightWidth: number;
   /** Bytes of workgroup memory, with two numbers per row and column and one per row and x. */
   readonly memoryBytes: number;
 }
 
 /** Works out the sizes of a variant. */
 export function tileShape(variant: TileVariant, headDim: number): TileShape {
-  const { rows, columns, rowsPerInvocation } = variant;
+  const { rows, columns, rowsPerInvocation, chunk } = variant;
   const pieces = piecesOf(headDim);
-  const chunk = Math.min(variant.chunk, pieces);
   const xCount = columns / 4;
   const yCount = rows / rowsPerInvocation;
   const sums = Math.ceil(pieces / xCount);
-  const stageStride = chunk | 1;
-  const productSize = (rows + columns) * stageStride;
-  let staged = columns;
-  while (staged % 8 === 0 && staged * xCount * sums > productSize) staged /= 2;
-  const stageSize = Math.max(productSize, staged * xCount * sums);
-  const weightStride = xCount | 1;
+  const stageRows = Math.max(rows + columns, xCount * sums);
+  let staged = chunk;
+  while (columns % (2 * staged) === 0 && 2 * staged / chunk * xCount * sums <= stageRows) staged *= 2;
+  const stageWidth = chunk + 1;
+  const weightWidth = xCount | 1;
   const numbers = rows * (xCount + 1) + rows + 2 * columns + 4;
   return {
     ...variant,
-    chunk,
     pieces,
     xCount,
     yCount,
     invocations: xCount * yCount,
     sums,
-    stageStride,
     staged,
-    stageSize,
-    weightStride,
-    memoryBytes: (stageSize + rows * weightStride) * 16 + numbers * 4,
+    stageRows,
+    stageWidth,
+    weightWidth,
+    memoryBytes: (stageRows * stageWidth + rows * weightWidth) * 16 + numbers * 4,
   };
 }
 
@@ -206,7 +203,7 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
   if (variant.kind === "lanes") return 1;
   const { pieces, chunk, columns, staged, xCount } = tileShape(variant, headDim);
   const products = 2 * (Math.ceil(pieces / chunk) + 1);
-  const sums = 2 * (columns / staged * (staged / 4 + 2) + 1);
+  const sums = 2 * (columns / staged * (staged / chunk + 2) + 1);
   return 1 + products + sums + xCount;
 }
 
