@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Backend, OverlapClock, ProcessGroup, Tensor } from "@mst/core";
+import type { Backend, ExchangeClock, ProcessGroup, Tensor } from "@mst/core";
 
 /** A pair of host arrays of a block: k and v, or dk and dv. */
 export type HostBlock = readonly [Float32Array, Float32Array];
@@ -25,7 +25,7 @@ export interface BlockExchange {
 }
 
 /** Exchanges between neighbours of a group of at least two ranks. */
-export function createBlockExchange(group: ProcessGroup, clock: OverlapClock): BlockExchange {
+export function createBlockExchange(group: ProcessGroup, clock: ExchangeClock): BlockExchange {
   const { rank, size } = group;
   const next = (rank + 1) % size;
   const previous = (rank + size - 1) % size;

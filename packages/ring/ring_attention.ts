@@ -11,7 +11,7 @@ import {
   type AttentionCore,
   type AttentionShape,
   type Backend,
-  type OverlapClock,
+  type ExchangeClock,
   type ProcessGroup,
   type Saved,
   savedTensors,
@@ -29,8 +29,8 @@ export interface RingAttentionOptions {
   readonly backend: Backend;
   /** The ranks. */
   readonly group: ProcessGroup;
-  /** Measures hidden and exposed exchange. */
-  readonly clock: OverlapClock;
+  /** Measures for how long ranks exchange. */
+  readonly clock: ExchangeClock;
   /** Dims of attention. */
   readonly shape: AttentionShape;
   /** Positions of every rank. */
@@ -74,28 +74,28 @@ export function createRingAttention(
   }
 
   /**
-   * Calls `compute` once a round with the block of that round, the own one first. Work is handed to the device at once,
-   * and the block of the next round travels meanwhile.
+   * Calls `compute` once a round with the block of that round, the own one first, and hands its work to the device at
+   * once; the block of the next round travels meanwhile. `beforeNext` is called when the next block is on its way to the
+   * device, so that waiting for the device there delays neither the exchange nor the upload.
    */
   async function eachRound(
     pass: string,
     own: KeyBlock,
     compute: (block: KeyBlock, round: number) => void,
+    beforeNext: (round: number) => void = () => {},
   ): Promise<void> {
     let host = exchange.read(backend, [own.k, own.v]);
     compute(own, 0);
-    handOver();
+    backend.flush();
     for (let round = 1; round < size; round++) {
       host = exchange.pass(`${pass} k, v`, round, host);
       using scope = new Scope();
-      compute(upload(await host, round, scope), round);
-      handOver();
+      const block = upload(await host, round, scope);
+      beforeNext(round);
+      compute(block, round);
+      backend.flush();
     }
-  }
-
-  /** Submits what was encoded and lets the clock know when the device is done with it. */
-  function handOver(): void {
-    clock.deviceWork(backend.sync());
+    beforeNext(size);
   }
 
   return {
@@ -116,13 +116,16 @@ export function createRingAttention(
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
 
+      let part: [Tensor, Tensor]; // dk and dv of the round under way
       const travelling: Promise<void>[] = [];
-      await eachRound("backward", { k, v, positions: localPositions }, (block, round) => {
-        using dk = zeros(backend, block.k.shape, "communication");
-        using dv = zeros(backend, block.v.shape, "communication");
+      await eachRound("backward", { k, v, positions: localPositions }, (block) => {
+        part = [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")];
+        const [dk, dv] = part;
         const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
         ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
-        travelling.push(exchange.addAndPass("backward dk, dv", round, exchange.read(backend, [dk, dv])));
+      }, (nextRound) => {
+        travelling.push(exchange.addAndPass("backward dk, dv", nextRound - 1, exchange.read(backend, part)));
+        part.forEach((tensor) => tensor.free());
       });
       delta.free();
       dOut.free();

@@ -12,8 +12,8 @@ import {
   contiguousPartition,
   createLocalAttention,
   ELEMENT_BYTES,
+  ExchangeClock,
   localAttentionMemory,
-  OverlapClock,
   type ProcessGroup,
   type SequenceStrategy,
   type TokenPartition,
@@ -37,7 +37,7 @@ export interface RingOptions {
  * Weights are replicated and their gradients summed over the ranks.
  */
 export function createRingStrategy({ backend, group, placement = "zigzag" }: RingOptions): SequenceStrategy {
-  const clock = new OverlapClock();
+  const clock = new ExchangeClock();
   let bytesSentBefore = group.stats.bytesSent;
   const split = placement === "zigzag" ? zigZagPartition : contiguousPartition;
 
@@ -70,7 +70,7 @@ export function createRingStrategy({ backend, group, placement = "zigzag" }: Rin
     takeExchange() {
       const bytesSent = group.stats.bytesSent - bytesSentBefore;
       bytesSentBefore = group.stats.bytesSent;
-      return { ...clock.take(), bytesSent };
+      return { communicationMs: clock.takeMs(), bytesSent };
     },
   };
 }
@@ -81,13 +81,20 @@ export function ringAttentionMemory(
   { positions }: TokenPartition,
   rank: number,
 ): AttentionMemory {
-  const keyBytes = (tokens: number) => batch * tokens * kvHeads * headDim * ELEMENT_BYTES;
+  const ranks = positions.length;
   const local = positions[rank].length;
-  const foreign = Math.max(...positions.filter((_, r) => r !== rank).map((block) => block.length));
-  const positionBytes = foreign * ELEMENT_BYTES;
+  const rounds = positions.map((_, round) => {
+    const tokens = positions[(rank - round + ranks) % ranks].length;
+    const pairBytes = 2 * batch * tokens * kvHeads * headDim * ELEMENT_BYTES; // k and v, or dk and dv
+    return { pairBytes, blockBytes: round === 0 ? 0 : pairBytes + tokens * ELEMENT_BYTES }; // foreign k, v, positions
+  });
+  const largestBlockBytes = Math.max(...rounds.map(({ blockBytes }) => blockBytes));
+  // dk and dv of a round beside its block while it is computed, and beside the next block until they are read
+  const pairs = rounds.map(({ pairBytes, blockBytes }, i) =>
+    pairBytes + Math.max(blockBytes, rounds[i + 1]?.blockBytes ?? 0)
+  );
   return {
-    forwardBytes: 2 * keyBytes(foreign) + positionBytes,
-    backwardBytes: batch * local * (heads * headDim + heads) * ELEMENT_BYTES +
-      Math.max(2 * keyBytes(local), 4 * keyBytes(foreign) + positionBytes),
+    forwardBytes: largestBlockBytes,
+    backwardBytes: batch * local * (heads * headDim + heads) * ELEMENT_BYTES + Math.max(...pairs), // dq and delta
   };
 }

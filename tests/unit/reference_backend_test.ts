@@ -97,7 +97,7 @@ Deno.test("profiling adds up wall time per op, longest first, and starts afresh 
   assertEquals(await backend.takeProfile(), []);
 });
 
-Deno.test("nothing is measured unless profiling is on", async () => {
+Deno.test("there is no profile unless profiling is on", async () => {
   const backend = createReferenceBackend();
   using _tensor = zeros(backend, [4], "scratch");
   assertEquals(await backend.takeProfile(), []);

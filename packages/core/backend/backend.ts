@@ -54,6 +54,11 @@ export interface Backend extends AsyncDisposable {
   flush(): void;
   /** Flushes and waits until the device has nothing left to do. */
   sync(): Promise<void>;
+  /**
+   * Flushes, waits, and tells for how long the device has computed since the last call, in milliseconds; undefined where
+   * it cannot tell.
+   */
+  takeBusyMs(): Promise<number | undefined>;
   /** Times per kernel since the last call, longest first; empty unless the backend was made with profiling on. */
   takeProfile(): Promise<KernelTime[]>;
 }

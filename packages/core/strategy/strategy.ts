@@ -32,8 +32,6 @@ export interface AttentionCore extends Disposable {
 export interface ExchangeReport {
   /** Time in which at least one exchange was under way, in milliseconds. */
   readonly communicationMs: number;
-  /** The part of it in which the device had nothing to compute. */
-  readonly exposedMs: number;
   /** Payload bytes sent by this rank. */
   readonly bytesSent: number;
 }

@@ -46,7 +46,7 @@ export interface StepReport {
   readonly computeMs: number;
   /** Time in which an exchange was under way. */
   readonly communicationMs: number;
-  /** The part of it that compute did not hide. */
+  /** The part of it in which the device stood idle; all of it where the device cannot tell. */
   readonly exposedCommunicationMs: number;
   /** Clipping and update. */
   readonly optimizerMs: number;
@@ -115,11 +115,12 @@ export class Trainer implements Disposable {
     this.#step++;
     this.#strategy.beginStep(this.#step);
     this.#strategy.takeExchange();
+    this.#backend.takeBusyMs().catch(() => {}); // leaves out what ran before; errors are thrown by the reads below
     const startMs = performance.now();
 
     const losses = await this.#forwardBackward(batches);
-    const computedAt = this.#backend.sync().then(() => performance.now());
-    computedAt.catch(() => {}); // the same error is thrown by the reads below
+    const busy = this.#backend.takeBusyMs().then((busyMs) => ({ busyMs, atMs: performance.now() }));
+    busy.catch(() => {});
     const ring = this.#strategy.takeExchange();
     await this.#reduceGradients();
     const reduced = this.#strategy.takeExchange();
@@ -131,7 +132,9 @@ export class Trainer implements Disposable {
     const [[gradNorm], ...lossSums] = await this.#backend.readAll([clip, ...losses]);
     const loss = await this.#meanLoss(lossSums, batches);
     const endMs = performance.now();
-    const computedAtMs = await computedAt;
+    const { busyMs = 0, atMs: computedAtMs } = await busy;
+    const computePhaseMs = computedAtMs - startMs;
+    const exposedMs = Math.min(ring.communicationMs, Math.max(0, computePhaseMs - busyMs));
     losses.forEach((tensor) => tensor.free());
     this.#assertFinite(loss, gradNorm);
 
@@ -141,9 +144,9 @@ export class Trainer implements Disposable {
       gradNorm,
       learningRate,
       stepMs: endMs - startMs,
-      computeMs: computedAtMs - startMs - ring.exposedMs,
+      computeMs: computePhaseMs - exposedMs,
       communicationMs: ring.communicationMs + reduced.communicationMs,
-      exposedCommunicationMs: ring.exposedMs + reduced.exposedMs,
+      exposedCommunicationMs: exposedMs + reduced.communicationMs,
       optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs),
       bytesSent: ring.bytesSent + reduced.bytesSent,
     };

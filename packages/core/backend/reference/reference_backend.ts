@@ -89,6 +89,12 @@ class ReferenceBackend implements Backend {
     return new Promise((resolve) => setTimeout(resolve, 0));
   }
 
+  async takeBusyMs(): Promise<number> {
+    const busyMs = this.#timer.takeBusyMs();
+    await this.sync();
+    return busyMs;
+  }
+
   takeProfile(): Promise<KernelTime[]> {
     return Promise.resolve(this.#timer.take());
   }

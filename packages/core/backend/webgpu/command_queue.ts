@@ -44,7 +44,7 @@ interface BoundRange {
 export interface CommandQueueOptions {
   readonly limits: DispatchLimits;
   readonly isSoftware: boolean;
-  /** Where dispatches leave their times, when they are to be timed. */
+  /** Where passes leave their times, on devices that can time them. */
   readonly timestamps?: Timestamps;
 }
 
@@ -109,7 +109,7 @@ export class CommandQueue implements Dispatcher {
     this.#errors.check();
     const encoder = this.#openEncoder();
     this.#closePass();
-    if (this.#timestamps) this.#timestamps.bracket(name, encoder, encode);
+    if (this.#timestamps?.perKernel) this.#timestamps.bracket(name, encoder, encode);
     else encode(encoder);
     for (const buffer of buffers) this.#used.add(buffer);
     this.#finishCommand(name);
@@ -218,7 +218,7 @@ export class CommandQueue implements Dispatcher {
   }
 
   #finishCommand(name: string): void {
-    if (this.#timestamps) this.#closePass();
+    if (this.#timestamps?.perKernel) this.#closePass();
     if (this.#kernels.push(name) >= BATCH_DISPATCHES) this.flush();
   }
 }

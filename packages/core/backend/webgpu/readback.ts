@@ -119,13 +119,12 @@ export class Readback {
     if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift()!.destroy();
   }
 
+  /** Starts mapping at once: Deno then waits for the work handed over so far, and not for what follows. */
   async #map(staging: GPUBuffer, bytes: number): Promise<void> {
-    // A copy that failed leaves the buffer unmappable, and its own error says why.
-    await this.#errors.settle();
     try {
       await staging.mapAsync(GPUMapMode.READ, 0, bytes);
     } catch (cause) {
-      await this.#errors.settle();
+      await this.#errors.settle(); // a copy that failed leaves the buffer unmappable, and its own error says why
       throw new DeviceError(`Cannot map ${bytes} bytes for the host: ${(cause as Error).message}`, undefined, {
         cause,
       });

@@ -54,7 +54,7 @@ export async function requestDevice({ gpu, profile }: RequestDeviceOptions): Pro
   const isSoftware = info.isFallbackAdapter || isSoftwareDriver(deviceName);
   const requiredLimits = Object.fromEntries(WANTED_LIMITS.map((limit) => [limit, limits[limit]]));
   const open = (requiredFeatures: GPUFeatureName[]) => adapter.requestDevice({ requiredFeatures, requiredLimits });
-  const needed: GPUFeatureName[] = profile ? ["timestamp-query"] : [];
+  const needed: GPUFeatureName[] = features.has("timestamp-query") ? ["timestamp-query"] : [];
   let device: GPUDevice;
   try {
     // Deno does not list the feature among those of the adapter; trying is the only way to find out.

@@ -1,5 +1,5 @@
 /**
- * Times every dispatch with timestamp queries and adds them up by kernel.
+ * Times compute passes with timestamp queries: whole ones, or one per dispatch to add them up by kernel.
  *
  * @module
  */
@@ -24,12 +24,14 @@ export class Timestamps {
   #pending: PendingBatch[] = [];
   #kernels: string[] = [];
   #totals = new Map<string, { dispatches: number; totalMs: number }>();
+  #busyMs = 0;
 
   /**
    * @param device device with the feature timestamp-query
-   * @param batchDispatches most dispatches between two calls of {@linkcode Timestamps.resolve}
+   * @param batchDispatches most passes between two calls of {@linkcode Timestamps.resolve}
+   * @param perKernel whether every dispatch gets a pass of its own
    */
-  constructor(device: GPUDevice, batchDispatches: number) {
+  constructor(device: GPUDevice, batchDispatches: number, readonly perKernel: boolean) {
     this.#device = device;
     this.#bytes = 2 * batchDispatches * TIMESTAMP_BYTES;
     this.#queries = device.createQuerySet({ type: "timestamp", count: 2 * batchDispatches });
@@ -40,7 +42,7 @@ export class Timestamps {
     });
   }
 
-  /** What a compute pass with one dispatch of `kernel` writes at its beginning and end. */
+  /** What a compute pass writes at its beginning and end; `kernel` is its dispatch, or the first of them. */
   writes(kernel: string): GPUComputePassTimestampWrites {
     const first = 2 * this.#kernels.push(kernel) - 2;
     return { querySet: this.#queries, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 };
@@ -93,7 +95,16 @@ export class Timestamps {
     return Array.from(totals, ([kernel, total]) => ({ kernel, ...total })).sort((a, b) => b.totalMs - a.totalMs);
   }
 
+  /** Time of all passes since the last call, in milliseconds. */
+  takeBusyMs(): number {
+    const busyMs = this.#busyMs;
+    this.#busyMs = 0;
+    return busyMs;
+  }
+
   #add(kernel: string, ms: number): void {
+    this.#busyMs += ms;
+    if (!this.perKernel) return;
     const total = this.#totals.get(kernel);
     if (!total) this.#totals.set(kernel, { dispatches: 1, totalMs: ms });
     else {

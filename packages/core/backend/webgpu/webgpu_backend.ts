@@ -80,7 +80,9 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.offsetAlignmentElements = limits.offsetAlignmentElements;
     this.#device = device;
     this.#errors = new DeviceErrors(device);
-    this.#timestamps = profile ? new Timestamps(device, BATCH_DISPATCHES) : undefined;
+    this.#timestamps = device.features.has("timestamp-query")
+      ? new Timestamps(device, BATCH_DISPATCHES, profile)
+      : undefined;
     this.#queue = new CommandQueue(device, this.#errors, {
       limits,
       isSoftware: kernelsFor === "software",
@@ -155,10 +157,19 @@ export class WebGpuBackend implements Backend, StorageOwner {
   }
 
   async takeProfile(): Promise<KernelTime[]> {
-    if (!this.#timestamps) return [];
-    await this.sync();
-    await this.#timestamps.collect();
-    return this.#timestamps.take();
+    await this.#collectTimes();
+    return this.#timestamps?.take() ?? [];
+  }
+
+  async takeBusyMs(): Promise<number | undefined> {
+    await this.#collectTimes();
+    return this.#timestamps?.takeBusyMs();
+  }
+
+  async #collectTimes(): Promise<void> {
+    this.#errors.check();
+    this.#queue.flush();
+    await Promise.all([this.#timestamps?.collect(), this.#readback.wait()]);
   }
 
   reclaim(buffer: PooledBuffer): void {
