@@ -44,6 +44,11 @@ interface KeyBlock {
   readonly positions: Tensor;
 }
 
+/** What backward needs; the own k and v on the host save it reading them again. */
+interface SavedRing extends Saved {
+  readonly ownOnHost: Promise<HostBlock>;
+}
+
 /** Attention of this rank's queries over the keys of all ranks, for one micro-batch. */
 export function createRingAttention(
   { backend, group, clock, shape, partition }: RingAttentionOptions,
@@ -81,10 +86,11 @@ export function createRingAttention(
   async function eachRound(
     pass: string,
     own: KeyBlock,
+    ownOnHost: Promise<HostBlock>,
     compute: (block: KeyBlock, round: number) => void,
     beforeNext: (round: number) => void = () => {},
   ): Promise<void> {
-    let host = exchange.read(backend, [own.k, own.v]);
+    let host = ownOnHost;
     compute(own, 0);
     backend.flush();
     for (let round = 1; round < size; round++) {
@@ -102,11 +108,13 @@ export function createRingAttention(
     async forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
       const out = backend.empty(q.shape, "activations");
       const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
-      await eachRound("forward", { k, v, positions: localPositions }, (block, round) => {
+      const ownOnHost = exchange.read(backend, [k, v]);
+      await eachRound("forward", { k, v, positions: localPositions }, ownOnHost, (block, round) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
         ops.attention(inputs, out, logSumExp, shape, { resume: round > 0 });
       });
-      return { out: out.share(), saved: savedTensors({ q, k, v, out, logSumExp }) };
+      const saved: SavedRing = { ...savedTensors({ q, k, v, out, logSumExp }), ownOnHost };
+      return { out: out.share(), saved };
     },
 
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
@@ -118,7 +126,8 @@ export function createRingAttention(
 
       let part: [Tensor, Tensor]; // dk and dv of the round under way
       const travelling: Promise<void>[] = [];
-      await eachRound("backward", { k, v, positions: localPositions }, (block) => {
+      const { ownOnHost } = saved as SavedRing;
+      await eachRound("backward", { k, v, positions: localPositions }, ownOnHost, (block) => {
         part = [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")];
         const [dk, dv] = part;
         const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
