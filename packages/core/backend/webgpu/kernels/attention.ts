@@ -9,7 +9,7 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
 import type { Dispatcher } from "../dispatch.ts";
 import { laneForward } from "./attention_lane_forward.ts";
-import { launchAttention } from "./attention_launch.ts";
+import { launchAttention, sourceOnce } from "./attention_launch.ts";
 import { tileForward } from "./attention_tile_forward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
 import { FORWARD_OPERANDS } from "./attention_wgsl.ts";
@@ -40,7 +40,11 @@ export function attention(
       variant,
       code: (layout, { keys }) => {
         const resume = keys.start > 0 || (options.resume ?? false);
-        return variant.kind === "tiles" ? tileForward(variant, layout, resume) : laneForward(variant, layout, resume);
+        return sourceOnce(
+          dispatcher,
+          ["attention", variant, layout, resume],
+          () => variant.kind === "tiles" ? tileForward(variant, layout, resume) : laneForward(variant, layout, resume),
+        );
       },
       operands: FORWARD_OPERANDS,
       owners: "queries",

@@ -10,7 +10,7 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
 import type { Dispatcher } from "../dispatch.ts";
 import { laneKeyGradient, laneQueryGradient } from "./attention_lane_backward.ts";
-import { type AttentionLaunch, launchAttention } from "./attention_launch.ts";
+import { type AttentionLaunch, launchAttention, sourceOnce } from "./attention_launch.ts";
 import { tileKeyGradient, tileQueryGradient } from "./attention_tile_backward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
 import { ALL_TERMS, backwardOperands, type BackwardTerms } from "./attention_wgsl.ts";
@@ -48,8 +48,8 @@ export function attentionBackward(
   const queryVariant = options.queryVariant ?? chooseAttentionVariant("attention_dq", shape.headDim, dispatcher);
   const keyVariant = options.keyVariant ?? chooseAttentionVariant("attention_dkv", shape.headDim, dispatcher);
   const launches = [
-    ...fittingTerms(dispatcher, "queries").map((terms) => queryGradient(queryVariant, terms)),
-    ...fittingTerms(dispatcher, "keys").map((terms) => keyGradient(keyVariant, terms)),
+    ...fittingTerms(dispatcher, "queries").map((terms) => queryGradient(dispatcher, queryVariant, terms)),
+    ...fittingTerms(dispatcher, "keys").map((terms) => keyGradient(dispatcher, keyVariant, terms)),
   ];
   for (const launch of launches) launchAttention(dispatcher, launch, tensors, shape);
 }
@@ -60,23 +60,31 @@ function fittingTerms({ limits }: Dispatcher, owners: "queries" | "keys"): reado
   return owners === "queries" ? SINGLE_TERMS.filter(({ value }) => !value) : SINGLE_TERMS;
 }
 
-function queryGradient(variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
+function queryGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
   return {
     kernel: `attention_dq ${variantName(variant)}`,
     variant,
     code: (layout) =>
-      variant.kind === "tiles" ? tileQueryGradient(variant, layout, terms) : laneQueryGradient(variant, layout),
+      sourceOnce(
+        dispatcher,
+        ["attention_dq", variant, layout, terms],
+        () => variant.kind === "tiles" ? tileQueryGradient(variant, layout, terms) : laneQueryGradient(variant, layout),
+      ),
     operands: backwardOperands("queries", terms),
     owners: "queries",
   };
 }
 
-function keyGradient(variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
+function keyGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
   return {
     kernel: `attention_dkv ${variantName(variant)}`,
     variant,
     code: (layout) =>
-      variant.kind === "tiles" ? tileKeyGradient(variant, layout, terms) : laneKeyGradient(variant, layout),
+      sourceOnce(
+        dispatcher,
+        ["attention_dkv", variant, layout, terms],
+        () => variant.kind === "tiles" ? tileKeyGradient(variant, layout, terms) : laneKeyGradient(variant, layout),
+      ),
     operands: backwardOperands("keys", terms),
     owners: "keys",
   };

@@ -31,6 +31,19 @@ export interface AttentionLaunch {
   readonly owners: "queries" | "keys";
 }
 
+/** WGSL of each dispatcher's kernels; making it takes longer than encoding a dispatch. */
+const SOURCES = new WeakMap<Dispatcher, Map<string, string>>();
+
+/** The WGSL that `make` returns, made once for each dispatcher and list of what it depends on. */
+export function sourceOnce(dispatcher: Dispatcher, dependencies: readonly unknown[], make: () => string): string {
+  let sources = SOURCES.get(dispatcher);
+  if (!sources) SOURCES.set(dispatcher, sources = new Map());
+  const key = JSON.stringify(dependencies);
+  let source = sources.get(key);
+  if (source === undefined) sources.set(key, source = make());
+  return source;
+}
+
 /** What a dispatch sees of the sequences. */
 export interface AttentionPart {
   /** Sequences, at least one. */

@@ -128,8 +128,12 @@ const LANE_WORK: Readonly<Record<AttentionKernel, { readonly shuffles: number; r
   attention_dkv: { shuffles: 4, products: 4 },
 };
 
-/** Instructions for one streamed row past which compiling takes longer than a training step. */
-const LANE_ROW_INSTRUCTIONS = 1000;
+/** Rows that a lane may own, and the instructions for one streamed row up to which it pays and compiles in seconds. */
+const LANE_ROWS: readonly { readonly rows: number; readonly maxInstructions: number }[] = [
+  { rows: 4, maxInstructions: 900 },
+  { rows: 2, maxInstructions: 1300 },
+  { rows: 1, maxInstructions: Infinity },
+];
 
 /** Instructions of one turn of the loop that fit the instruction cache: 32 KiB hold some 3,500. */
 const LANE_TURN_INSTRUCTIONS = 2600;
@@ -144,7 +148,7 @@ export function lanes(kernel: AttentionKernel, headDim: number, subgroupLanes: n
   const shuffle = subgroupLanes > 1;
   const lanes = shuffle ? subgroupLanes : 8;
   const instructions = (rows: number) => piecesOf(headDim) * 4 * (shuffles + products * 2 * rows);
-  const rows = [4, 2].find((count) => instructions(count) <= LANE_ROW_INSTRUCTIONS) ?? 1;
+  const { rows } = LANE_ROWS.find(({ rows, maxInstructions }) => instructions(rows) <= maxInstructions)!;
   const block = [4, 2].find((count) => count <= lanes && instructions(rows) * count <= LANE_TURN_INSTRUCTIONS) ?? 1;
   return { kind: "lanes", lanes, rows, block, shuffle };
 }
