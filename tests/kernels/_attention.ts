@@ -8,7 +8,7 @@ import type { AttentionShape, Ops } from "../../packages/core/backend/ops.ts";
 import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
 import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
-import type { AttentionVariant } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
+import type { AttentionVariant, VariantDevice } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
@@ -128,7 +128,7 @@ export function runAttentionInParts(
 }
 
 /** What {@linkcode forcedOps} changes. */
-export interface ForcedOptions extends Partial<Omit<Dispatcher, "run">> {
+export interface ForcedOptions extends Partial<VariantDevice> {
   /** How to compute every kernel; left out, it is chosen. */
   readonly variant?: AttentionVariant;
   /** Sees every dispatch. */
@@ -140,14 +140,20 @@ export function forcedOps(
   backend: WebGpuBackend,
   { variant, onRun, ...device }: ForcedOptions,
 ): AttentionOps {
-  const { limits, isSoftware, features, subgroupLanes } = backend.dispatcher;
-  const dispatcher: Dispatcher = {
-    ...{ limits, isSoftware, features, subgroupLanes, ...device },
+  const changed: Partial<Dispatcher> = {
+    ...device,
     run: (call) => {
       onRun?.(call);
       backend.dispatcher.run(call);
     },
   };
+  const dispatcher = new Proxy(backend.dispatcher, {
+    get: (original, key) => {
+      if (key in changed) return changed[key as keyof Dispatcher];
+      const value = Reflect.get(original, key);
+      return typeof value === "function" ? value.bind(original) : value;
+    },
+  });
   return {
     attention: (inputs, out, logSumExp, shape, options) =>
       attention(dispatcher, inputs, out, logSumExp, shape, { ...options, variant }),

@@ -1,7 +1,19 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { tensorFrom } from "../../packages/core/backend/backend.ts";
-import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
-import { chooseAttentionVariant, tileShape } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
+import type { DispatchLimits, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
+import {
+  tileKeyGradient,
+  tileQueryGradient,
+} from "../../packages/core/backend/webgpu/kernels/attention_tile_backward.ts";
+import { tileForward } from "../../packages/core/backend/webgpu/kernels/attention_tile_forward.ts";
+import {
+  chooseAttentionVariant,
+  TILE_VARIANTS,
+  tileShape,
+  type VariantDevice,
+  variantName,
+} from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
+import { ALL_TERMS } from "../../packages/core/backend/webgpu/kernels/attention_wgsl.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
 import { gpuTest } from "../_support/gpu.ts";
@@ -68,9 +80,8 @@ gpuTest("attention of more tiles than a dimension of the grid has workgroups", a
   }, ["own"]);
 });
 
-function gpuWith(limits: Partial<Dispatcher["limits"]>): Dispatcher {
+function gpuWith(limits: Partial<DispatchLimits>): VariantDevice {
   return {
-    run: () => {},
     limits: {
       maxBindingBytes: 2 ** 27,
       maxWorkgroupMemoryBytes: 16384,
@@ -81,7 +92,6 @@ function gpuWith(limits: Partial<Dispatcher["limits"]>): Dispatcher {
       ...limits,
     },
     isSoftware: false,
-    features: new Set(),
     subgroupLanes: 0,
   };
 }
@@ -104,6 +114,27 @@ Deno.test("a variant fits WebGPU's default limits for every head dim that models
     RangeError,
     "Cannot run attention with head dim 64 in 1024 bytes of workgroup memory",
   );
+});
+
+gpuTest("every variant for GPUs is valid WGSL, also those that this device has too little memory for", async () => {
+  const adapter = await navigator.gpu.requestAdapter();
+  const device = await adapter!.requestDevice();
+  const layout = { headDim: 128, width: 4 } as const;
+  for (const [kernel, choices] of Object.entries(TILE_VARIANTS)) {
+    for (const { variant } of choices) {
+      device.pushErrorScope("validation");
+      device.createShaderModule({
+        code: kernel === "attention"
+          ? tileForward(variant, layout, true)
+          : kernel === "attention_dq"
+          ? tileQueryGradient(variant, layout, ALL_TERMS)
+          : tileKeyGradient(variant, layout, ALL_TERMS),
+      });
+      const error = await device.popErrorScope();
+      assertEquals(error?.message, undefined, `${kernel} ${variantName(variant)}`);
+    }
+  }
+  device.destroy();
 });
 
 gpuTest("attention refuses a row of heads that does not fit a binding", (backend) => {

@@ -153,11 +153,18 @@ export function lanes(kernel: AttentionKernel, headDim: number, subgroupLanes: n
   return { kind: "lanes", lanes, rows, block, shuffle };
 }
 
-/** The variant that should be fastest on a device. */
+/** What of a device the choice of a variant depends on. */
+export type VariantDevice = Pick<Dispatcher, "limits" | "isSoftware" | "subgroupLanes">;
+
+/**
+ * The variant that should be fastest on a device.
+ *
+ * @throws {RangeError} when the workgroups of none fit the device
+ */
 export function chooseAttentionVariant(
   kernel: AttentionKernel,
   headDim: number,
-  { limits, isSoftware, subgroupLanes }: Dispatcher,
+  { limits, isSoftware, subgroupLanes }: VariantDevice,
 ): AttentionVariant {
   // The lane kernels are not split by terms.
   const hasBindings = limits.maxStorageBuffers >= backwardOperands("keys", ALL_TERMS).length;
