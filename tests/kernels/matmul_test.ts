@@ -1,9 +1,9 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { tensorFrom } from "../../packages/core/backend/backend.ts";
-import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
+import { type Dispatcher, type KernelCall, WORKSPACE_BYTES } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { matmul } from "../../packages/core/backend/webgpu/kernels/matmul.ts";
 import {
-  chooseVariant,
+  choosePlan,
   type LanesVariant,
   lanesVariants,
   type MatmulVariant,
@@ -42,11 +42,12 @@ async function assertProduct(
   options: {
     accumulate?: boolean;
     variant?: MatmulVariant;
+    parts?: number;
     placements?: readonly Placement[];
     dispatcher?: Dispatcher;
   },
 ): Promise<void> {
-  const { accumulate = false, variant, placements, dispatcher = backend.dispatcher } = options;
+  const { accumulate = false, variant, parts = 1, placements, dispatcher = backend.dispatcher } = options;
   const random = new Random(m * 65_536 + n * 256 + k);
   const normals = (...shape: [number, number]) => ({ shape, data: random.normals(shape[0] * shape[1]) });
   const flags = { transposeA: layout === "TN", transposeB: layout === "NT", accumulate };
@@ -57,7 +58,7 @@ async function assertProduct(
       out: normals(m, n),
     },
     run: (ops, { a, b, out }) => {
-      if (ops === backend.ops) matmul(dispatcher, a, b, out, { ...flags, variant });
+      if (ops === backend.ops) matmul(dispatcher, a, b, out, { ...flags, plan: variant && { variant, parts } });
       else ops.matmul(a, b, out, flags);
     },
     results: { out: tolerance(k) },
@@ -73,6 +74,7 @@ function limited(backend: WebGpuBackend, limits: Partial<Dispatcher["limits"]>):
     isSoftware: dispatcher.isSoftware,
     features: dispatcher.features,
     subgroupLanes: dispatcher.subgroupLanes,
+    workspace: () => dispatcher.workspace(),
     calls,
     run: (call) => {
       calls.push(call);
@@ -115,6 +117,17 @@ for (const variant of [...SMALL_TILES, SMALL_LANES]) {
     });
   }
 }
+
+gpuTest("matmul in parts of k, the last of them shorter or missing", async (backend) => {
+  for (const layout of LAYOUTS) {
+    for (const [dims, parts] of [[[36, 68, 96], 3], [[37, 35, 101], 4], [[20, 8, 40], 7]] as const) {
+      for (const accumulate of [false, true]) {
+        const options = { variant: SMALL_TILES[0], parts, accumulate, placements: ["shifted"] } as const;
+        await assertProduct(backend, layout, dims, options);
+      }
+    }
+  }
+});
 
 gpuTest("matmul by every variant of the tables", async (backend) => {
   const lanes = lanesVariants(backend.dispatcher.subgroupLanes);
@@ -181,7 +194,7 @@ gpuTest("matmul without any k writes zeros, or adds none", async (backend) => {
       const a = scope.own(backend.empty(layout === "TN" ? [0, 5] : [5, 0], "scratch"));
       const b = scope.own(backend.empty(layout === "NT" ? [6, 0] : [0, 6], "scratch"));
       const out = scope.own(tensorFrom(backend, new Float32Array(30).fill(7), [5, 6], "scratch"));
-      const flags = { transposeA: layout === "TN", transposeB: layout === "NT", variant };
+      const flags = { transposeA: layout === "TN", transposeB: layout === "NT", plan: { variant, parts: 1 } };
       matmul(backend.dispatcher, a, b, out, { ...flags, accumulate: true });
       assertEquals(await backend.read(out), new Float32Array(30).fill(7));
       matmul(backend.dispatcher, a, b, out, flags);
@@ -208,7 +221,7 @@ gpuTest("matmul gives the same bits each time", async (backend) => {
     const results: Float32Array[] = [];
     for (let i = 0; i < 3; i++) {
       const out = scope.own(backend.empty([40, 36], "scratch"));
-      matmul(backend.dispatcher, a, b, out, { transposeA: true, variant });
+      matmul(backend.dispatcher, a, b, out, { transposeA: true, plan: { variant, parts: 1 } });
       results.push(await backend.read(out));
     }
     assertEquals(results[1], results[0]);
@@ -245,36 +258,48 @@ function device(limits: Partial<Dispatcher["limits"]>, isSoftware: boolean, subg
     isSoftware,
     features: new Set(),
     subgroupLanes,
+    workspace: () => {
+      throw new Error("Planning must not need memory");
+    },
     run: () => {},
   };
 }
 
 Deno.test("the variant fits the smallest device that WebGPU allows, and the tile fits the size of the product", () => {
   for (const size of [1, 32, 100, 768, 8192]) {
-    const variant = chooseVariant({ layout: "NT", m: size, n: size, k: size }, device({}, false));
+    const { variant } = choosePlan({ layout: "NT", m: size, n: size, k: size }, device({}, false));
     if (variant.kind !== "tiles") throw new TypeError("A GPU must get a variant with tiles");
     assertEquals(tilesInvocations(variant) <= 256, true);
     assertEquals(tilesWorkgroupBytes(variant) <= 16_384, true);
   }
+});
+
+Deno.test("a product with few tiles and a long k is computed in parts that fill a GPU and fit the workspace", () => {
   const gpu = device({ maxWorkgroupMemoryBytes: 49_152, maxInvocations: 1024 }, false);
-  const area = (size: number) => {
-    const { tileM, tileN } = tileOf(chooseVariant({ layout: "TN", m: size, n: size, k: 8192 }, gpu));
-    return tileM * tileN;
-  };
-  assertEquals(area(128) < area(768), true);
-  assertEquals(area(768) < area(8192), true);
+  const planOf = (m: number, n: number, k: number, on = gpu) => choosePlan({ layout: "NN", m, n, k }, on);
+  for (const [m, n, k] of [[196, 768, 32_000], [745, 768, 2048], [128, 128, 8192]]) {
+    const { variant, parts } = planOf(m, n, k);
+    const { tileM, tileN } = tileOf(variant);
+    const workgroups = Math.ceil(m / tileM) * Math.ceil(n / tileN) * parts;
+    assertEquals(parts > 1 && workgroups > 100, true, `${m} × ${n} × ${k}: ${parts} parts`);
+    assertEquals(4 * parts * m * n <= WORKSPACE_BYTES, true);
+    assertEquals(planOf(m, n, k, device({ maxBindingBytes: 4096 }, false)).parts, 1);
+  }
+  assertEquals(planOf(8192, 8192, 8192).parts, 1);
+  assertEquals(planOf(8192, 2048, 768).parts, 1);
+  assertEquals(planOf(64, 64, 64).parts, 1);
 });
 
 Deno.test("a software driver gets lanes, with shuffles where its subgroups allow and the size is worth compiling", () => {
   const dims = { layout: "NT", m: 2048, n: 352, k: 128 } as const;
   for (const lanes of [0, 4, 8, 16]) {
-    const variant = chooseVariant(dims, device({}, true, lanes));
+    const { variant } = choosePlan(dims, device({}, true, lanes));
     if (variant.kind !== "lanes") throw new TypeError("A software driver must get a variant with lanes");
     assertEquals(variant.shuffle, lanes > 0);
     if (lanes > 0) assertEquals([variant.lanes, variant.tileM % (4 * lanes)], [lanes, 0]);
   }
   assertEquals(
-    variantName(chooseVariant({ layout: "NN", m: 64, n: 32, k: 32 }, device({}, true, 8))),
+    variantName(choosePlan({ layout: "NN", m: 64, n: 32, k: 32 }, device({}, true, 8)).variant),
     "8x32 lanes alone",
   );
 });

@@ -44,6 +44,8 @@ interface BoundRange {
 export interface CommandQueueOptions {
   readonly limits: DispatchLimits;
   readonly isSoftware: boolean;
+  /** Makes the workspace. */
+  readonly createWorkspace: () => Tensor;
   /** Where passes leave their times, on devices that can time them. */
   readonly timestamps?: Timestamps;
 }
@@ -54,6 +56,7 @@ export class CommandQueue implements Dispatcher {
   readonly isSoftware: boolean;
   readonly features: ReadonlySet<string>;
   readonly subgroupLanes: number;
+  readonly #createWorkspace: () => Tensor;
   readonly #device: GPUDevice;
   readonly #errors: DeviceErrors;
   readonly #timestamps?: Timestamps;
@@ -65,6 +68,7 @@ export class CommandQueue implements Dispatcher {
   #madeBindGroups = 0;
   /** Buffers that the batch uses. */
   readonly #used = new Set<PooledBuffer>();
+  #workspace?: Tensor;
   #kernels: string[] = [];
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
@@ -76,6 +80,7 @@ export class CommandQueue implements Dispatcher {
   constructor(device: GPUDevice, errors: DeviceErrors, options: CommandQueueOptions) {
     this.limits = options.limits;
     this.isSoftware = options.isSoftware;
+    this.#createWorkspace = options.createWorkspace;
     this.features = new Set(device.features);
     this.subgroupLanes = subgroupLanes(device);
     this.#device = device;
@@ -102,6 +107,11 @@ export class CommandQueue implements Dispatcher {
     pass.dispatchWorkgroups(...workgroups);
     for (const { buffer } of ranges) this.#used.add(buffer);
     this.#finishCommand(kernel);
+  }
+
+  /** See {@linkcode Dispatcher.workspace}. */
+  workspace(): Tensor {
+    return this.#workspace ??= this.#createWorkspace();
   }
 
   /** Encodes commands other than dispatches, in order with them. `buffers` are the ones they use. */

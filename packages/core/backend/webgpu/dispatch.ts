@@ -31,6 +31,9 @@ export const MAX_WORKGROUPS_PER_DIM = 65_535;
 /** Most params of one call: a uniform slot of 256 bytes. */
 export const MAX_PARAMS = 64;
 
+/** Bytes of {@linkcode Dispatcher.workspace}. */
+export const WORKSPACE_BYTES = 16 * 2 ** 20;
+
 /** How a kernel uses a tensor. */
 export type Access = "read" | "read_write";
 
@@ -94,6 +97,11 @@ export interface Dispatcher {
   readonly isSoftware: boolean;
   /** Optional features that the device was made with, such as `timestamp-query`. */
   readonly features: ReadonlySet<string>;
+  /**
+   * Memory of {@linkcode WORKSPACE_BYTES} for what one kernel leaves to the next of the same op: an f32 tensor that stays
+   * with the dispatcher. Made at the first call; counted as reserved, not in the ledger, as it does not grow.
+   */
+  workspace(): Tensor;
   /** Size of every subgroup where kernels may use `subgroupShuffle`; 0 where they may not. */
   readonly subgroupLanes: number;
 }

@@ -12,7 +12,7 @@ import type { Ops } from "../ops.ts";
 import { BufferPool, type PooledBuffer } from "./buffer_pool.ts";
 import { BATCH_DISPATCHES, CommandQueue } from "./command_queue.ts";
 import { DeviceErrors } from "./device_error.ts";
-import type { Dispatcher, DispatchLimits } from "./dispatch.ts";
+import { type Dispatcher, type DispatchLimits, WORKSPACE_BYTES } from "./dispatch.ts";
 import { Readback } from "./readback.ts";
 import { type OpenDevice, requestDevice } from "./request_device.ts";
 import { Timestamps } from "./timestamps.ts";
@@ -86,6 +86,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.#queue = new CommandQueue(device, this.#errors, {
       limits,
       isSoftware: kernelsFor === "software",
+      createWorkspace: () => this.#createWorkspace(),
       timestamps: this.#timestamps,
     });
     this.#pool = new BufferPool({
@@ -184,6 +185,17 @@ export class WebGpuBackend implements Backend, StorageOwner {
     // Memory of destroyed buffers comes back when the device has done what uses them, and only while it exists.
     if (!this.#errors.lost) await this.#device.queue.onSubmittedWorkDone();
     this.#device.destroy();
+  }
+
+  /** Outside the ledger: see `Dispatcher.workspace`. */
+  #createWorkspace(): Tensor {
+    const buffer = this.#pool.acquire(WORKSPACE_BYTES, () => `allocate a workspace of ${WORKSPACE_BYTES} bytes`);
+    const owner = {
+      ledger: new Ledger(),
+      offsetAlignmentElements: this.offsetAlignmentElements,
+      reclaim: (buffer: PooledBuffer) => this.#pool.release(buffer),
+    };
+    return new Tensor(new WebGpuStorage(owner, buffer, WORKSPACE_BYTES, "scratch"), [WORKSPACE_BYTES / ELEMENT_BYTES]);
   }
 
   #createBuffer(bytes: number, what: () => string): GPUBuffer {

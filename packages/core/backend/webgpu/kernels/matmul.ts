@@ -22,16 +22,17 @@ import {
 } from "../dispatch.ts";
 import { type MatmulForm, type MatmulParams, PARAM_NAMES } from "./matmul_form.ts";
 import { lanesSource } from "./matmul_lanes.ts";
+import { addParts } from "./matmul_parts.ts";
 import { tilesSource } from "./matmul_tiles.ts";
-import { chooseVariant, type MatmulVariant, tileOf, variantName } from "./matmul_variant.ts";
+import { choosePlan, type MatmulPlan, type MatmulVariant, tileOf, variantName } from "./matmul_variant.ts";
 
 /** Blocks that a product is split into are a multiple of this, if they are larger. */
 const BLOCK_MULTIPLE = 128;
 
 /** Options of {@linkcode matmul}. */
 export interface MatmulLaunchOptions extends MatmulOptions {
-  /** How to compute it, for tests and measurements. Default: as {@linkcode chooseVariant} says. */
-  readonly variant?: MatmulVariant;
+  /** How to compute it, for tests and measurements. Default: as {@linkcode choosePlan} says. */
+  readonly plan?: MatmulPlan;
 }
 
 /**
@@ -48,9 +49,13 @@ export function matmul(
 ): void {
   const dims = checkMatmul(a, b, out, options);
   const { m, n, k } = dims;
-  const { accumulate = false, variant = chooseVariant(dims, dispatcher) } = options;
-  if (m === 0 || n === 0 || (k === 0 && accumulate)) return;
+  if (m === 0 || n === 0 || (k === 0 && options.accumulate)) return;
+  const { accumulate = false, plan: { variant, parts } = choosePlan(dims, dispatcher) } = options;
   const step = largestBlock(dims, dispatcher.limits, tileOf(variant).tileK);
+  if (parts > 1 && step.m === m && step.n === n && step.k === k) {
+    matmulInParts(dispatcher, { a, b, out }, dims, { variant, parts }, accumulate);
+    return;
+  }
   for (const rows of cut(m, step.m)) {
     for (const columns of cut(n, step.n)) {
       for (const depth of cut(k, step.k)) {
@@ -107,6 +112,24 @@ function cut(size: number, step: number): RowBlock[] {
   }));
 }
 
+/** The whole product in parts of k: each to the workspace, then added up. */
+function matmulInParts(
+  dispatcher: Dispatcher,
+  { a, b, out }: Operands,
+  dims: MatmulDims,
+  { variant, parts }: MatmulPlan,
+  accumulate: boolean,
+): void {
+  const { m, n, k } = dims;
+  const { tileK } = tileOf(variant);
+  const partK = Math.ceil(k / parts / tileK) * tileK;
+  const filled = Math.ceil(k / partK); // rounding to whole slabs can leave the last parts empty
+  using sums = dispatcher.workspace().rows(0, filled * m * n);
+  const whole = { m: { start: 0, end: m }, n: { start: 0, end: n }, k: { start: 0, end: k } };
+  matmulBlock(dispatcher, { a, b, out: sums }, dims, whole, false, variant, { partK, parts: filled });
+  addParts(dispatcher, out, filled, accumulate);
+}
+
 function matmulBlock(
   dispatcher: Dispatcher,
   operands: Operands,
@@ -114,6 +137,7 @@ function matmulBlock(
   block: Block,
   accumulate: boolean,
   variant: MatmulVariant,
+  { parts, partK }: { parts: number; partK: number } = { parts: 1, partK: 0 },
 ): void {
   const stored = storedDims(dims.layout);
   using scope = new Scope();
@@ -121,7 +145,9 @@ function matmulBlock(
     const [rows, columns] = stored[name].map((dim) => block[dim]);
     const stride = dims[stored[name][1]];
     const start = rows.start * stride + columns.start;
-    const end = Math.max(start, (rows.end - 1) * stride + columns.end);
+    const end = name === "out" && parts > 1
+      ? operands.out.size
+      : Math.max(start, (rows.end - 1) * stride + columns.end);
     const view = scope.own(flatView(operands[name], start, end));
     const unit = canVectorize([view], [stride, columns.end - columns.start]) ? 4 : 1;
     return { view, vector: unit === 4, start: residual(view) / unit, stride: stride / unit };
@@ -137,6 +163,7 @@ function matmulBlock(
     vectorB: b.vector,
     vectorOut: out.vector,
     raggedK: k % tileK !== 0,
+    inParts: parts > 1,
   };
   const params: MatmulParams = {
     m,
@@ -150,9 +177,10 @@ function matmulBlock(
     outStride: out.stride,
     rowTiles,
     columnTiles,
+    partK,
   };
   dispatcher.run({
-    kernel: `matmul ${dims.layout} ${variantName(variant)}`,
+    kernel: `matmul ${dims.layout} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`,
     code: source(variant, form),
     tensors: [
       { tensor: a.view, access: "read" },
@@ -160,7 +188,7 @@ function matmulBlock(
       { tensor: out.view, access: "read_write" },
     ],
     params: PARAM_NAMES.map((name) => params[name]),
-    workgroups: linearGrid(rowTiles * columnTiles),
+    workgroups: linearGrid(rowTiles * columnTiles * parts),
   });
 }
 

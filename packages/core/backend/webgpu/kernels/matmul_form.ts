@@ -21,6 +21,8 @@ export interface MatmulForm {
   readonly vectorOut: boolean;
   /** Whether k is not a multiple of the k that the variant takes per step. */
   readonly raggedK: boolean;
+  /** Whether workgroups sum up parts of k, each part into an `out` of its own behind that of the part before. */
+  readonly inParts: boolean;
 }
 
 /** Numbers that a matmul kernel gets at run time; starts and strides count vec4s where the operand is bound as such. */
@@ -38,6 +40,8 @@ export interface MatmulParams {
   readonly rowTiles: number;
   /** Tiles along n. */
   readonly columnTiles: number;
+  /** k of one part: all of it, or a multiple of the k of a slab. */
+  readonly partK: number;
 }
 
 /** Names of the fields of {@linkcode MatmulParams}, in the order of the uniform. */
@@ -53,6 +57,7 @@ export const PARAM_NAMES = [
   "outStride",
   "rowTiles",
   "columnTiles",
+  "partK",
 ] as const satisfies readonly (keyof MatmulParams)[];
 
 /** Components of a vec4. */
@@ -76,6 +81,17 @@ export function bindings({ vectorA, vectorB, vectorOut }: MatmulForm): string {
   ], PARAM_NAMES);
 }
 
+/** WGSL that finds the workgroup's `tile`, and the `part` of k that it sums up: from `k_start` to `k_end`. */
+export function tileOfPart(number: string, { inParts }: MatmulForm): string {
+  if (!inParts) return `let tile = ${number};\nconst k_start = 0u;\nlet k_end = params.k;`;
+  return `let tiles = params.rowTiles * params.columnTiles;
+let part = ${number} / tiles;
+let tile = ${number} % tiles;
+let k_start = part * params.partK;
+let k_end = min(k_start + params.partK, params.k);
+if (k_start >= params.k) { return; }`;
+}
+
 /** WGSL that turns the workgroup's number `tile` into the first row `m0` and column `n0` of its tile of `out`. */
 export function tileOrigin(tileM: number, tileN: number): string {
   return `if (tile >= params.rowTiles * params.columnTiles) { return; }
@@ -89,7 +105,8 @@ let n0 = inBand / bandRows * ${tileN}u;`;
 /** WGSL that writes the vec4 variable `value` to four columns of `out`, as far as they lie within it. */
 export function storeVector(form: MatmulForm, row: string, column: string, value: string): string {
   const operator = form.accumulate ? "+=" : "=";
-  const at = (index: string) => `out[params.outStart + (${row}) * params.outStride + ${index}]`;
+  const outRow = form.inParts ? `part * params.m + ${row}` : row;
+  const at = (index: string) => `out[params.outStart + (${outRow}) * params.outStride + ${index}]`;
   if (form.vectorOut) {
     return `if (${row} < params.m && ${column} < params.n) { ${at(`(${column}) / 4u`)} ${operator} ${value}; }`;
   }

@@ -7,13 +7,14 @@
  * constants or do not change over the loop, so the bounds checks that WebGPU adds to them leave the loop.
  *
  * Where `out` has too few tiles to fill a GPU, as gradients of small weights over many tokens do, teams of invocations
- * share one tile: each team takes its part of every slab, and the sums are added up in the order of the teams.
+ * share one tile: each team takes its part of every slab, and the sums are added up in the order of the teams. Where that
+ * is not enough, workgroups sum up parts of k, which `matmul_parts.ts` adds up in order.
  *
  * @module
  */
 
 import { LINEAR_INDEX } from "../dispatch.ts";
-import { bindings, each, type MatmulForm, storeVector, tileOrigin, XYZW } from "./matmul_form.ts";
+import { bindings, each, type MatmulForm, storeVector, tileOfPart, tileOrigin, XYZW } from "./matmul_form.ts";
 import { slabBlocks } from "./matmul_slabs.ts";
 import { tilesInvocations, type TilesVariant } from "./matmul_variant.ts";
 
@@ -44,7 +45,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let tile = ${LINEAR_INDEX};
+  ${tileOfPart(LINEAR_INDEX, form)}
   ${tileOrigin(tileM, tileN)}
   ${invocationPlace(variant)}
   ${each(partsM, (i) => `let a_at${i} = y + ${(i * tileM) / blockM}u;`)}
@@ -52,13 +53,13 @@ fn main(
   ${blocks.map(({ before }) => before).join("\n")}
   ${sums((sum) => `var ${sum} = vec4f();`)}
   ${buffers > 1 ? "var buffer = 0u;" : ""}
-  ${fetch("0u")}
-  for (var k0 = 0u; k0 < params.k; k0 += ${tileK}u) {
+  ${fetch("k_start")}
+  for (var k0 = k_start; k0 < k_end; k0 += ${tileK}u) {
     let first_slot = ${buffers > 1 ? `buffer * ${teams}u` : "0u"};
     ${blocks.map(({ put }) => put).join("\n")}
     workgroupBarrier();
     let next = k0 + ${tileK}u;
-    if (next < params.k) {
+    if (next < k_end) {
       ${fetch("next")}
     }
     let slot = first_slot + team;

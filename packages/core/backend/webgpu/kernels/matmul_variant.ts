@@ -5,7 +5,7 @@
  */
 
 import type { MatmulDims } from "../../check_shapes.ts";
-import type { Dispatcher } from "../dispatch.ts";
+import { type Dispatcher, WORKSPACE_BYTES } from "../dispatch.ts";
 
 /** Registers and shuffles alone, for software drivers; see `matmul_lanes.ts`. */
 export interface LanesVariant {
@@ -48,11 +48,18 @@ export interface RatedVariant<V extends MatmulVariant> {
 
 /** Variants for GPUs, rated in TFLOP/s. The last fits every WebGPU device. */
 export const TILES_VARIANTS: readonly RatedVariant<TilesVariant>[] = [
-  { variant: tiles([128, 128, 16], [8, 8]), rate: 30 },
-  { variant: tiles([64, 64, 32], [8, 4], 2), rate: 22 },
-  { variant: tiles([32, 32, 32], [4, 4], 4), rate: 12 },
+  { variant: tiles([128, 128, 16], [8, 8]), rate: 35 },
+  { variant: tiles([64, 64, 32], [8, 4], 2), rate: 24 },
+  { variant: tiles([32, 32, 32], [4, 4], 4), rate: 14 },
   { variant: tiles([64, 64, 16], [4, 4]), rate: 20 },
 ];
+
+/** How a product is computed: by which variant, and in how many parts of k by workgroups of their own. */
+export interface MatmulPlan {
+  readonly variant: MatmulVariant;
+  /** Parts of k whose sums are added up afterwards; 1 where `out` has tiles enough to fill the device. */
+  readonly parts: number;
+}
 
 /** A row of {@linkcode LANES_TABLE}. */
 interface LanesRow {
@@ -105,24 +112,52 @@ export function lanesVariants(subgroupLanes: number, products = Infinity): Rated
   }));
 }
 
-/** The variant that should be fastest for a product on a device. */
-export function chooseVariant({ m, n, k }: MatmulDims, dispatcher: Dispatcher): MatmulVariant {
+/** The plan that should be fastest for a product on a device. */
+export function choosePlan(dims: MatmulDims, dispatcher: Dispatcher): MatmulPlan {
   const { limits, isSoftware, subgroupLanes } = dispatcher;
-  const cores = isSoftware ? SOFTWARE_CORES : GPU_CORES;
-  const candidates: readonly RatedVariant<MatmulVariant>[] = isSoftware
-    ? lanesVariants(subgroupLanes, m * n * k)
-    : TILES_VARIANTS.filter(({ variant }) =>
-      tilesInvocations(variant) <= limits.maxInvocations &&
-      tilesWorkgroupBytes(variant) <= limits.maxWorkgroupMemoryBytes
-    );
-  // The core with the most tiles finishes last, however few they are.
-  const cost = ({ variant, rate }: RatedVariant<MatmulVariant>) => {
-    const { tileM, tileN } = tileOf(variant);
-    const tilesPerCore = Math.ceil(Math.ceil(m / tileM) * Math.ceil(n / tileN) / cores);
-    return tilesPerCore * tileM * tileN / rate;
-  };
-  return candidates.reduce((best, candidate) => cost(candidate) < cost(best) ? candidate : best).variant;
+  if (isSoftware) return fastest(lanesVariants(subgroupLanes, dims.m * dims.n * dims.k), dims, SOFTWARE_CORES, 1);
+  const fitting = TILES_VARIANTS.filter(({ variant }) =>
+    tilesInvocations(variant) <= limits.maxInvocations &&
+    tilesWorkgroupBytes(variant) <= limits.maxWorkgroupMemoryBytes
+  );
+  const bytes = Math.min(WORKSPACE_BYTES, limits.maxBindingBytes);
+  return fastest(fitting, dims, GPU_CORES, Math.floor(bytes / (4 * dims.m * dims.n)));
 }
+
+/** Memory traffic of a GPU of the size tuned for, in bytes per microsecond, as kernels that add up parts reach it. */
+const GPU_BYTES_PER_US = 1.5e6;
+
+/** Time of a further dispatch that waits for the one before, in microseconds. */
+const GPU_DISPATCH_US = 5;
+
+function fastest(
+  rated: readonly RatedVariant<MatmulVariant>[],
+  { m, n, k }: MatmulDims,
+  cores: number,
+  maxParts: number,
+): MatmulPlan {
+  let best: MatmulPlan | undefined;
+  let bestUs = Infinity;
+  for (const { variant, rate } of rated) {
+    const { tileM, tileN, tileK } = tileOf(variant);
+    const tiles = Math.ceil(m / tileM) * Math.ceil(n / tileN);
+    const filling = [1, 2, 3].map((rounds) => Math.floor(rounds * cores / tiles));
+    const worthwhile = filling.filter((parts) => parts > 1 && parts <= maxParts && k >= parts * MIN_PART_SLABS * tileK);
+    for (const parts of [1, ...worthwhile]) {
+      // The core with the most tiles finishes last, however few they are.
+      const rounds = Math.ceil(tiles * parts / cores);
+      const us = rounds * 2 * tileM * tileN * Math.ceil(k / parts) * cores / (rate * 1e6);
+      const addUs = parts > 1 ? GPU_DISPATCH_US + (parts + 1) * m * n * 4 / GPU_BYTES_PER_US : 0;
+      if (us + addUs >= bestUs) continue;
+      bestUs = us + addUs;
+      best = { variant, parts };
+    }
+  }
+  return best!;
+}
+
+/** Slabs of k that a part has at least, so that filling and adding up do not outweigh it. */
+const MIN_PART_SLABS = 8;
 
 /** Rows and columns of a tile, and the k that is taken at a time. */
 export function tileOf(variant: MatmulVariant): { tileM: number; tileN: number; tileK: number } {
