@@ -16,12 +16,14 @@ for (const name of CASES) {
   for (const ranks of [1, 2, 3, 4]) {
     Deno.test(`${name} over a ring of ${ranks}, reference backend`, async () => {
       const golden = await readGolden(name);
-      await Promise.all(createLoopbackGroups(ranks).map(async (group) => {
-        await using backend = createReferenceBackend({ poison: true });
-        const placement = ranks === 3 ? "contiguous" : "zigzag";
-        await assertGolden(golden, backend, createRingStrategy({ backend, group, placement }));
-        await group.close();
-      }));
+      await Promise.all(
+        createLoopbackGroups(ranks).map(async (group) => {
+          await using backend = createReferenceBackend({ poison: true });
+          const placement = ranks === 3 ? "contiguous" : "zigzag";
+          await assertGolden(golden, backend, createRingStrategy({ backend, group, placement }));
+          await group.close();
+        }),
+      );
     });
   }
 }
