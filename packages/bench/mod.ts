@@ -1,28 +1,8 @@
 /**
  * The bench: scenarios, launcher, measurement and reports, where all packages meet.
  *
- * `main.ts` and `verify_main.ts` are its command lines; this module is for programs that launch ranks themselves.
- *
- * @example Train over a ring of two ranks and read the losses
- * ```ts
- * import { launch, summarize } from "@mst/bench";
- * import { MODEL_PRESETS, parseTrainConfig } from "@mst/core";
- *
- * const run = {
- *   strategy: "ring",
- *   ranks: 2,
- *   placement: "zigzag",
- *   device: "reference",
- *   modelName: "tiny",
- *   model: MODEL_PRESETS.tiny,
- *   train: parseTrainConfig({ seqTokens: 64, steps: 3 }),
- *   warmup: 1,
- *   profile: false,
- *   timeoutSeconds: 60,
- * } as const;
- * const ranks = await launch({ job: { run }, gpus: [] });
- * console.log(summarize(run, ranks).losses);
- * ```
+ * `main.ts` and `verify_main.ts` are its command lines; this module is for programs that launch ranks themselves; the
+ * README has an example.
  *
  * @module
  */

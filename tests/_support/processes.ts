@@ -26,13 +26,29 @@ export interface RunningCommand {
   says(text: string): Promise<void>;
 }
 
+/** A command line of the bench. */
+export type CommandFile = "main.ts" | "verify_main.ts";
+
+/** Options of {@linkcode startCommand}. */
+export interface CommandOptions {
+  /** Variables added to the environment. */
+  readonly environment?: Readonly<Record<string, string>>;
+  /** Makes every attempt to start a process an error. */
+  readonly denyProcesses?: boolean;
+}
+
 const ENVIRONMENT = { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" };
 
 /** Starts `deno run` on a file of the bench. */
-export function startCommand(file: "main.ts" | "verify_main.ts", args: readonly string[]): RunningCommand {
+export function startCommand(
+  file: CommandFile,
+  args: readonly string[],
+  { environment, denyProcesses = false }: CommandOptions = {},
+): RunningCommand {
+  const path = new URL(`../../packages/bench/${file}`, import.meta.url).pathname;
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", new URL(`../../packages/bench/${file}`, import.meta.url).pathname, ...args],
-    env: ENVIRONMENT,
+    args: ["run", "-A", ...(denyProcesses ? ["--deny-run"] : []), path, ...args],
+    env: { ...ENVIRONMENT, ...environment },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
@@ -64,10 +80,11 @@ export function startCommand(file: "main.ts" | "verify_main.ts", args: readonly 
 
 /** Runs a command to its end. */
 export async function runCommand(
-  file: "main.ts" | "verify_main.ts",
+  file: CommandFile,
   args: readonly string[],
+  options: CommandOptions = {},
 ): Promise<CommandResult> {
-  return await startCommand(file, args).result;
+  return await startCommand(file, args, options).result;
 }
 
 /** Numbers of the processes that a process has started, in the order of their starting. */

@@ -21,8 +21,8 @@ export interface DefaultSizes {
 
 /** Sizes by what computes: plain TypeScript, a software driver on the CPU, or a GPU. */
 export const DEFAULT_SIZES: Readonly<Record<DeviceClass, DefaultSizes>> = {
-  reference: { model: "tiny", seqTokens: 128, steps: 6 },
-  software: { model: "tiny", seqTokens: 1024, steps: 8 },
+  reference: { model: "tiny", seqTokens: 512, steps: 10 },
+  software: { model: "tiny", seqTokens: 2048, steps: 12 },
   gpu: { model: "125m", seqTokens: 8192, steps: 10 },
 };
 

@@ -1,0 +1,147 @@
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { MEMORY_TAGS } from "@mst/core";
+import { benchReport, SMALL } from "../_support/bench_report.ts";
+import { runCommand } from "../_support/processes.ts";
+import { withTempDir } from "../_support/temp_dir.ts";
+
+const REFERENCE = ["--device=reference", ...SMALL];
+const GOLDEN = new URL("../golden/", import.meta.url).pathname;
+
+/** Rounding of f32 sums taken in another order, after three steps of AdamW. */
+const SAME_LOSS = 1e-4;
+
+Deno.test("a run over a ring reports configuration, losses, speed, times, memory and bytes", async () => {
+  const { report, stdout, stderr } = await benchReport(["--strategy=ring", ...REFERENCE, "--warmup=1"]);
+  assertEquals(report.format, "mst-bench-1");
+  assertMatch(report.date, /^\d{4}-\d\d-\d\dT/);
+  assertStringIncludes(report.command, "deno task bench --strategy=ring --device=reference");
+  assertEquals(Object.keys(report.versions).sort(), ["deno", "mst", "typescript", "v8"]);
+  const [{ name, config, summary }] = report.runs;
+  assertEquals([name, config.ranks, config.train.seqTokens, config.model.dim], ["ring", 2, 70, 32]);
+  assertEquals(summary.losses.length, 3);
+  assert(summary.losses.every(Number.isFinite));
+  // Untrained, every byte is about as likely as another: ln 257 = 5.55.
+  assertAlmostEquals(summary.losses[0], Math.log(257), 0.2);
+  assertLess(summary.losses[2], summary.losses[0]);
+  assertEquals(summary.measuredSteps, 2);
+  const { min, median, max } = summary.tokensPerSecond;
+  assert(0 < min && min <= median && median <= max);
+  assertGreater(summary.computeMs, 0);
+  assertGreater(summary.optimizerMs, 0);
+  assert(summary.communicationHidden! >= 0 && summary.communicationHidden! <= 1);
+  assertEquals(summary.ranks.length, 2);
+  for (const { peak, live, bytesSentPerStep, hostPeakBytes, reservedBytes } of summary.ranks) {
+    assertEquals(Object.keys(peak.byTag), [...MEMORY_TAGS]);
+    assertEquals(Object.values(peak.byTag).reduce((sum, bytes) => sum + bytes), peak.totalBytes);
+    assertGreater(reservedBytes, 0);
+    assertGreater(hostPeakBytes, peak.totalBytes);
+    assertGreater(bytesSentPerStep, 0);
+    const kept = MEMORY_TAGS.filter((tag) => live[tag] > 0);
+    assertEquals(kept, ["weights", "gradients", "optimizer"]);
+  }
+  for (const part of ["tokens/s", "exposed communication", "hidden behind compute", "host peak", "CPU reference"]) {
+    assertStringIncludes(stdout, part);
+  }
+  assertMatch(stderr, /ring: step 2\/3 {2}loss \d\.\d{4} {2}\S+ tokens\/s {2}\S+ \S+ a rank {2}.* left/);
+});
+
+Deno.test("losses do not depend on the number of ranks or the placement", async () => {
+  const args = [...REFERENCE, "--batch=2", "--accumulate=2", "--seed=7"];
+  const runs = ["--strategy=single", "--ranks=1", "--ranks=2", "--ranks=3 --placement=contiguous", "--ranks=4"];
+  const [single, ...rings] = await Promise.all(
+    runs.map(async (flags) => (await benchReport([...args, ...flags.split(" ")])).report.runs[0].summary.losses),
+  );
+  for (const losses of rings) {
+    losses.forEach((loss, i) => assertAlmostEquals(loss, single[i], SAME_LOSS * single[i]));
+  }
+  const { report } = await benchReport([...REFERENCE, "--strategy=single", "--seed=8"]);
+  assertGreater(Math.abs(report.runs[0].summary.losses[0] - single[0]), 1e-3, "The seed changes nothing");
+});
+
+Deno.test("--compare shows what recomputation and mini-sequences save, at the same loss", async () => {
+  const args = [...REFERENCE, "--strategy=single", "--seq=256", "--ffn=160", "--steps=2", "--compare"];
+  const { report, stdout } = await benchReport(args);
+  assertEquals(report.runs.map(({ name }) => name), ["vanilla", "recompute", "mini-sequence + recompute"]);
+  const [vanilla, recompute, both] = report.ratios!;
+  assertEquals([vanilla.peakMemory, vanilla.tokensPerSecond, vanilla.lossDifference], [1, 1, 0]);
+  assertLess(recompute.peakMemory, 0.9);
+  assertLess(both.peakMemory, recompute.peakMemory);
+  for (const { lossDifference } of [recompute, both]) assertLess(lossDifference, 1e-5);
+  assertMatch(stdout, /mini-sequence \+ recompute .* x .* x /);
+});
+
+Deno.test("--verify holds a ring against one rank", async () => {
+  const { report, stdout } = await benchReport([...REFERENCE, "--ranks=3", "--verify"]);
+  assertEquals(report.runs.map(({ name }) => name), ["ring", "single"]);
+  const names = report.comparisons!.map(({ name }) => name);
+  assert(["loss", "losses", "grad.lm_head.weight", "grad.model.norm.weight"].every((name) => names.includes(name)));
+  assertEquals(names.length, 2 + 2 * 9 + 3, "loss, losses, nine weights a layer and three more");
+  assert(report.comparisons!.every(({ passed }) => passed));
+  assert(report.comparisons!.some(({ used }) => used > 0), "Nothing was compared");
+  assertStringIncludes(stdout, "against one rank");
+});
+
+Deno.test("--profile prints the time of kernels", async () => {
+  const { report, stdout } = await benchReport([...REFERENCE, "--profile"]);
+  const { profile } = report.runs[0].summary;
+  assert(
+    profile!.some(({ kernel, totalMs, dispatches }) => kernel.includes("matmul") && totalMs > 0 && dispatches > 0),
+  );
+  assertMatch(stdout, /kernel \(rank 0\) +dispatches a step +ms a step +share/);
+});
+
+Deno.test("a folder's model is trained from its weights", async () => {
+  const args = ["--device=reference", "--seq=48", "--steps=1", "--strategy=single"];
+  const { report } = await benchReport([...args, `--model=${GOLDEN}llama3`]);
+  const [{ config, summary }] = report.runs;
+  assertEquals([config.model.vocab, config.weightsFolder], [320, `${GOLDEN}llama3`]);
+  // Its weights are larger than initial ones, which would start at ln 320 = 5.77.
+  assertGreater(summary.losses[0], 5.85);
+});
+
+Deno.test("a file is trained on", () =>
+  withTempDir(async (folder) => {
+    await Deno.writeTextFile(`${folder}/text.txt`, "a".repeat(400));
+    const args = [...REFERENCE, "--strategy=single", "--steps=30", "--lr=0.01", "--schedule=constant"];
+    const { report } = await benchReport([...args, `--data=${folder}/text.txt`]);
+    assertLess(report.runs[0].summary.losses.at(-1)!, 1, "A single letter is soon learnt");
+  }));
+
+Deno.test("--print-config prints the run and starts nothing", async () => {
+  const args = ["--print-config", "--device=reference", "--ranks=3", "--seq=99"];
+  const { code, stdout } = await runCommand("main.ts", args, { denyProcesses: true });
+  assertEquals(code, 0);
+  const { run, mode } = JSON.parse(stdout);
+  assertEquals([mode, run.strategy, run.ranks, run.train.seqTokens, run.model.dim], ["train", "ring", 3, 99, 128]);
+});
+
+Deno.test("--help explains both commands", async () => {
+  for (const file of ["main.ts", "verify_main.ts"] as const) {
+    const { code, stdout } = await runCommand(file, ["--help"], { denyProcesses: true });
+    assertEquals(code, 0);
+    assertStringIncludes(stdout, "Usage: deno task");
+    assertStringIncludes(stdout, "Examples:");
+    assertStringIncludes(stdout, "--strategy=ring|single");
+  }
+});
+
+Deno.test("without a GPU driver a line says how to get one, and the reference backend computes", async () => {
+  // No system has both of these.
+  const environment = { DENO_WEBGPU_BACKEND: Deno.build.os === "darwin" ? "dx12" : "metal" };
+  const { code, stdout, stderr } = await runCommand("main.ts", SMALL, { environment });
+  assertEquals(code, 0, stderr);
+  const [line] = stderr.split("\n");
+  assertMatch(line, /no GPU driver: .*reference backend.*apt-get install mesa-vulkan-drivers/);
+  assertStringIncludes(stdout, "CPU reference");
+  const refused = await runCommand("main.ts", ["--device=webgpu", ...SMALL], { environment });
+  assertEquals(refused.code, 2);
+  assertStringIncludes(refused.stderr, "Cannot use --device=webgpu: no GPU driver");
+});

@@ -1,0 +1,67 @@
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { type CommandFile, runCommand } from "../_support/processes.ts";
+
+const GOLDEN = new URL("../golden/", import.meta.url).pathname;
+
+/** Command lines that must be refused before any process starts, and what the refusal has to say. */
+const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string])[] = [
+  ["main.ts", "--stratgey=ring", "there is no such flag, did you mean --strategy?"],
+  ["main.ts", "--strategy=rings", "Cannot use --strategy=rings: it must be ring or single"],
+  ["main.ts", "--strategy=", "Cannot use --strategy without a value"],
+  ["main.ts", "--strategy", "Cannot use --strategy without a value"],
+  ["main.ts", "ring", "Cannot use ring: flags start with --"],
+  ["main.ts", "-r 4", "Cannot use -r: there is no such flag"],
+  ["main.ts", "--ranks=0", "it must be auto or a whole number from 1 to 128"],
+  ["main.ts", "--ranks=-2", "it must be auto or a whole number from 1 to 128"],
+  ["main.ts", "--ranks=1000", "it must be auto or a whole number from 1 to 128"],
+  ["main.ts", "--ranks=two", "Cannot use --ranks=two"],
+  ["main.ts", "--strategy=single --ranks=2", "it runs on 1 rank"],
+  ["main.ts", "--strategy=single --placement=contiguous", "it leaves no choice"],
+  ["main.ts", "--placement=random", "it must be zigzag or contiguous"],
+  ["main.ts", "--device=cuda", "it must be auto, webgpu or reference"],
+  ["main.ts", "--model=9b", "neither tiny, 125m, 1b, 8b nor a folder"],
+  ["main.ts", "--model=/nonexistent", "nor a folder"],
+  ["main.ts", `--model=${GOLDEN}`, "config.json"],
+  ["main.ts", `--model=${GOLDEN}gemma2`, 'model_type "gemma2": it must be "llama"'],
+  ["main.ts", `--model=${GOLDEN}mistral`, 'model_type "mistral": it must be "llama"'],
+  ["main.ts", "--dim=100 --heads=3", "--dim must be a multiple of --heads"],
+  ["main.ts", "--dim=60 --heads=4", "Cannot rotate a head dim of 15: it must be even"],
+  ["main.ts", "--model=tiny --kv-heads=3", "heads must be a multiple of the kv heads"],
+  ["main.ts", "--layers=0", "Cannot use --layers=0"],
+  ["main.ts", "--vocab=100", "Cannot train on bytes with a vocabulary of 100: it must be 257 or more"],
+  ["main.ts", "--seq=8k", "it must be a whole number of 1 or more, such as 1024"],
+  ["main.ts", "--seq=0", "Cannot use --seq=0"],
+  ["main.ts", "--seq=1.5", "Cannot use --seq=1.5"],
+  ["main.ts", "--seq=3 --ranks=4", "Cannot split 3 tokens across 4 ranks"],
+  ["main.ts", "--seq=2000000", "it has 1204998 tokens, at least 2000001 are needed"],
+  ["main.ts", "--steps=2 --warmup=5", "at least one step must be measured"],
+  ["main.ts", "--mini-sequence=none", "it must be auto, off or a whole number"],
+  ["main.ts", "--recompute=everything", "it must be none, selective or layer"],
+  ["main.ts", "--lr=-1", "it must be a number of 0 or more"],
+  ["main.ts", "--clip=big", "it must be a number of 0 or more"],
+  ["main.ts", "--seed=-1", "a whole number from 0 to 4294967295"],
+  ["main.ts", "--timeout=0", "Cannot use --timeout=0"],
+  ["main.ts", "--data=/nonexistent.txt", "Cannot use --data=/nonexistent.txt"],
+  ["main.ts", "--data=/", "Cannot use --data=/"],
+  ["main.ts", "--json=/nonexistent/a.json", "Cannot use --json=/nonexistent/a.json"],
+  ["main.ts", "--compare --verify", "Cannot use --compare with --verify"],
+  ["main.ts", "--compare --mini-sequence=4", "Cannot use --mini-sequence with --compare"],
+  ["main.ts", "--profile=yes", "--profile takes no value"],
+  ["verify_main.ts", "", "name one or more of the golden format"],
+  ["verify_main.ts", `${GOLDEN}llama3 --seq=4`, "Cannot use --seq=4: there is no such flag"],
+  ["verify_main.ts", `${GOLDEN}llama3 --ranks=x`, "Cannot use --ranks=x"],
+  ["verify_main.ts", "/nonexistent", "Cannot verify /nonexistent: TypeError: Cannot read /nonexistent/config.json"],
+  ["verify_main.ts", `${GOLDEN}qwen2`, 'Cannot run a model with model_type "qwen2"'],
+  ["verify_main.ts", `${GOLDEN}gemma2 ${GOLDEN}mistral`, 'Cannot run a model with model_type "mistral"'],
+];
+
+for (const [file, args, says] of REFUSED) {
+  Deno.test(`${file} ${args.replaceAll(GOLDEN, "")} is refused before any process starts`, async () => {
+    const words = args === "" ? [] : args.split(" ");
+    const { code, stderr } = await runCommand(file, words, { denyProcesses: true });
+    assertEquals(code, 2, stderr);
+    assertStringIncludes(stderr, says);
+    assertEquals(stderr.split("\n").filter((line) => line.startsWith("error: ")).length > 0, true, stderr);
+    assertEquals(/^\s+at /m.test(stderr), false, `A refusal shows no stack: ${stderr}`);
+  });
+}
