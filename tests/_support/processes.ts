@@ -88,7 +88,7 @@ export async function runCommand(
 }
 
 /** Numbers of the processes that a process has started, in the order of their starting. */
-async function childrenOf(pid: number): Promise<number[]> {
+export async function childrenOf(pid: number): Promise<number[]> {
   const children = [];
   for await (const { name } of Deno.readDir("/proc")) {
     if (!/^\d+$/.test(name)) continue;
