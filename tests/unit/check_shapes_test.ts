@@ -116,6 +116,18 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
   ["fill", "x must be f32", (ops, f) => ops.fill(f([2], "u32"), 2)],
   ["copy", "out must be u32, not f32", (ops, f) => ops.copy(f([2], "u32"), f([2]))],
   ["copy", "out must have 2 elements, not 3", (ops, f) => ops.copy(f([2]), f([3]))],
+  ["copyColumns", "out must be [2, 3]", (ops, f) => ops.copyColumns(f([2, 4]), 0, f([3, 3]), 0, 1)],
+  ["copyColumns", "3 columns from 2 must be among the 4 of x", (ops, f) => {
+    ops.copyColumns(f([2, 4]), 2, f([2, 9]), 0, 3);
+  }],
+  ["copyColumns", "2 columns from -1 must be among the 3 of out", (ops, f) => {
+    ops.copyColumns(f([2, 4]), 0, f([2, 3]), -1, 2);
+  }],
+  ["copyColumns", "0.5 columns from 0 must", (ops, f) => ops.copyColumns(f([2, 4]), 0, f([2, 3]), 0, 0.5)],
+  ["copyColumns", "out must not overlap x", (ops, f) => {
+    const x = f([2, 4]);
+    ops.copyColumns(x, 0, x, 2, 2);
+  }],
   ["initNormal", "std must not be negative, not -1", (ops, f) => ops.initNormal(f([2]), { ...init, std: -1 })],
   ["initNormal", "seed must be a u32, not 0.5", (ops, f) => ops.initNormal(f([2]), { ...init, seed: 0.5 })],
   ["initNormal", "stream must be a u32, not -1", (ops, f) => ops.initNormal(f([2]), { ...init, stream: -1 })],

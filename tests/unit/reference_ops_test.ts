@@ -73,6 +73,14 @@ opTest("rmsNorm divides by the root of the mean square", async ({ ops }, t, read
   assertClose(await read(out), [6 / Math.sqrt(12.75), 40 / Math.sqrt(12.75), 0, 0], { ...ROUNDED_ONCE, what: "out" });
 });
 
+opTest("copyColumns copies or adds a block of columns and leaves the others", async ({ ops }, t, read) => {
+  const [x, out] = [t.from([1, 2, 3, 4, 5, 6], [2, 3]), t.from([10, 20, 30, 40, 50, 60, 70, 80], [2, 4])];
+  ops.copyColumns(x, 1, out, 2, 2);
+  assertEquals(await read(out), [10, 20, 2, 3, 50, 60, 5, 6]);
+  ops.copyColumns(x, 0, out, 1, 1, { accumulate: true });
+  assertEquals(await read(out), [10, 21, 2, 3, 50, 64, 5, 6]);
+});
+
 opTest("rope turns pairs of halves by the angle of their token, and back", async ({ ops }, t, read) => {
   const values = [1, 2, 3, 4, 5, 6, 7, 8];
   const x = t.from(values, [2, 4]);

@@ -209,6 +209,20 @@ export function checkCopy(x: Tensor, out: Tensor): void {
   checkOperands("copy", [reads("x", x, x.shape, x.dtype), writes("out", out, x.size, x.dtype)]);
 }
 
+/** Checks `Ops.copyColumns`. */
+export function checkCopyColumns(x: Tensor, xColumn: number, out: Tensor, outColumn: number, columns: number): void {
+  const [rows, xWidth] = matrixDims("copyColumns", "x", x);
+  const [, outWidth] = matrixDims("copyColumns", "out", out);
+  const operands = [reads("x", x, x.shape), writes("out", out, [rows, outWidth])];
+  checkOperands("copyColumns", operands);
+  for (const [name, first, width] of [["x", xColumn, xWidth], ["out", outColumn, outWidth]] as const) {
+    if ([first, columns].every((value) => Number.isSafeInteger(value) && value >= 0) && first + columns <= width) {
+      continue;
+    }
+    refuse("copyColumns", operands, `${columns} columns from ${first} must be among the ${width} of ${name}`);
+  }
+}
+
 /** Checks `Ops.initNormal`. */
 export function checkInitNormal(out: Tensor, options: InitNormalOptions): void {
   const operands = [writes("out", out, out.shape)];

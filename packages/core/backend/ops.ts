@@ -174,6 +174,18 @@ export interface Ops {
   /** out = x; same number of elements and dtype. */
   copy(x: Tensor, out: Tensor): void;
   /**
+   * Copies a block of columns between matrices of as many rows: columns outColumn, … of out [T, N] become columns
+   * xColumn, … of x [T, M], `columns` of them; the others stay. With `accumulate` they are added to what is there.
+   */
+  copyColumns(
+    x: Tensor,
+    xColumn: number,
+    out: Tensor,
+    outColumn: number,
+    columns: number,
+    options?: { accumulate?: boolean },
+  ): void;
+  /**
    * Fills out with reproducible, nearly normal numbers: element i is hashed from (seed, stream, start + i), and eight
    * 16-bit uniforms are added up (Irwin–Hall), in exact integer arithmetic so that every device gives the same bits.
    */

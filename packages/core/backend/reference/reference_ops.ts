@@ -10,6 +10,7 @@ import * as check from "../check_shapes.ts";
 import type { AdamWOptions, AttentionInputs, AttentionShape, InitNormalOptions, MatmulOptions, Ops } from "../ops.ts";
 import { adamw } from "./adamw.ts";
 import { attention, type AttentionArrays, attentionBackward, attentionDelta } from "./attention.ts";
+import { copyColumns } from "./columns.ts";
 import { crossEntropy } from "./cross_entropy.ts";
 import { add, initNormal, scale } from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
@@ -169,6 +170,22 @@ export class ReferenceOps implements Ops {
   copy(x: Tensor, out: Tensor): void {
     check.checkCopy(x, out);
     this.#timer.run("copy", () => elementsOf(out).set(elementsOf(x)));
+  }
+
+  copyColumns(
+    x: Tensor,
+    xColumn: number,
+    out: Tensor,
+    outColumn: number,
+    columns: number,
+    options: { accumulate?: boolean } = {},
+  ): void {
+    check.checkCopyColumns(x, xColumn, out, outColumn, columns);
+    this.#timer.run("copyColumns", () => {
+      const from = { values: floatsOf(x), width: x.shape[1], column: xColumn };
+      const to = { values: floatsOf(out), width: out.shape[1], column: outColumn };
+      copyColumns(from, to, x.shape[0], columns, options.accumulate ?? false);
+    });
   }
 
   initNormal(out: Tensor, options: InitNormalOptions): void {

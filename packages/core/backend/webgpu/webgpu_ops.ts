@@ -13,6 +13,7 @@ import { adamw } from "./kernels/adamw.ts";
 import { attention } from "./kernels/attention.ts";
 import { attentionBackward } from "./kernels/attention_backward.ts";
 import { attentionDelta } from "./kernels/attention_delta.ts";
+import { copyColumns } from "./kernels/columns.ts";
 import { crossEntropy } from "./kernels/cross_entropy.ts";
 import { add, copy, fill, scale } from "./kernels/elementwise.ts";
 import { embedding, embeddingBackward } from "./kernels/embedding.ts";
@@ -144,6 +145,18 @@ export class WebGpuOps implements Ops {
   copy(x: Tensor, out: Tensor): void {
     check.checkCopy(x, out);
     copy(this.#queue, x, out);
+  }
+
+  copyColumns(
+    x: Tensor,
+    xColumn: number,
+    out: Tensor,
+    outColumn: number,
+    columns: number,
+    options: { accumulate?: boolean } = {},
+  ): void {
+    check.checkCopyColumns(x, xColumn, out, outColumn, columns);
+    copyColumns(this.#queue, { x, xColumn, out, outColumn, columns }, options.accumulate ?? false);
   }
 
   initNormal(out: Tensor, options: InitNormalOptions): void {
