@@ -158,6 +158,17 @@ for (const kernelsFor of ["software", "gpu"] as const) {
     }, ["own"]);
   }, { kernelsFor });
 
+  gpuTest(`attention without queries leaves gradients alone, kernels for ${kernelsFor}`, async (backend) => {
+    for (const keys of [positions(5), []]) {
+      const attentionCase = { batch: 2, heads: 2, kvHeads: 1, headDim: 8, queries: [], keys };
+      await assertOpMatchesReference(backend, {
+        inputs: inputsOf(attentionCase),
+        run: (ops, tensors) => runAttention(ops, tensors, shapeOf(attentionCase)),
+        results: {},
+      }, ["own"]);
+    }
+  }, { kernelsFor });
+
   gpuTest(`attention gives the same bits again, kernels for ${kernelsFor}`, async (backend) => {
     const attentionCase = CASES["grouped heads, 3 sequences"];
     const runs = [];

@@ -90,7 +90,7 @@ function attentionParts(
   const queries = { start: 0, end: query_positions.size };
   const keys = { start: 0, end: key_positions.size };
   if (queries.end <= maxQueries && keys.end <= maxKeys) {
-    const elements = Math.max(queries.end * heads, keys.end * kvHeads) * headDim;
+    const elements = Math.max(1, queries.end * heads * headDim, keys.end * kvHeads * headDim);
     return blocks(batch, Math.floor(fitting / elements)).map((sequences) => ({ sequences, queries, keys }));
   }
   return blocks(batch, 1).flatMap((sequences) =>
