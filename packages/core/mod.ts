@@ -45,9 +45,10 @@ export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
-export { createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
+export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
 export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
 export { allReduceGradients } from "./strategy/reduce_gradients.ts";
+export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/replicated_weights.ts";
 export { createSingleStrategy } from "./strategy/single.ts";
 export type {
   AttentionCore,

@@ -5,12 +5,13 @@
  */
 
 import {
-  allReduceGradients,
+  attentionBytes,
   type AttentionMemory,
   type AttentionShape,
   type Backend,
   contiguousPartition,
   createLocalAttention,
+  createReplicatedWeights,
   ELEMENT_BYTES,
   ExchangeClock,
   localAttentionMemory,
@@ -38,13 +39,11 @@ export interface RingOptions {
  */
 export function createRingStrategy({ backend, group, placement = "zigzag" }: RingOptions): SequenceStrategy {
   const clock = new ExchangeClock();
-  let bytesSentBefore = group.stats.bytesSent;
   const split = placement === "zigzag" ? zigZagPartition : contiguousPartition;
 
   return {
+    ...createReplicatedWeights(backend, group, clock),
     name: "ring",
-    rank: group.rank,
-    ranks: group.size,
     partition: (seqTokens) => split(seqTokens, group.size),
     attention: (shape, partition) =>
       group.size === 1
@@ -52,37 +51,19 @@ export function createRingStrategy({ backend, group, placement = "zigzag" }: Rin
         : createRingAttention({ backend, group, clock, shape, partition }),
     attentionMemory: (shape, partition) =>
       group.size === 1 ? localAttentionMemory(shape, partition) : ringAttentionMemory(shape, partition, group.rank),
-    reduceGradients: (gradients) => clock.exchange(() => allReduceGradients(backend, group, gradients)),
-
-    async sumOverRanks(values: readonly number[]): Promise<number[]> {
-      const parts = await group.allGather(new Uint8Array(Float64Array.from(values).buffer));
-      const sums = values.map(() => 0);
-      for (const part of parts) {
-        new Float64Array(part.slice().buffer).forEach((value, i) => sums[i] += value);
-      }
-      return sums;
-    },
-
-    beginStep(step: number): void {
-      group.step = step;
-    },
-
-    takeExchange() {
-      const bytesSent = group.stats.bytesSent - bytesSentBefore;
-      bytesSentBefore = group.stats.bytesSent;
-      return { communicationMs: clock.takeMs(), bytesSent };
-    },
   };
 }
 
 /** Device bytes of {@linkcode createRingAttention} in closed form; see `AttentionMemory`. */
 export function ringAttentionMemory(
-  { batch, heads, kvHeads, headDim }: AttentionShape,
+  shape: AttentionShape,
   { positions }: TokenPartition,
   rank: number,
 ): AttentionMemory {
+  const { batch, heads, kvHeads, headDim } = shape;
   const ranks = positions.length;
-  const local = positions[rank].length;
+  const rows = batch * positions[rank].length;
+  const savedBytes = attentionBytes(shape, rows);
   const rounds = positions.map((_, round) => {
     const tokens = positions[(rank - round + ranks) % ranks].length;
     const pairBytes = 2 * batch * tokens * kvHeads * headDim * ELEMENT_BYTES; // k and v, or dk and dv
@@ -93,8 +74,10 @@ export function ringAttentionMemory(
   const pairs = rounds.map(({ pairBytes, blockBytes }, i) =>
     pairBytes + Math.max(blockBytes, rounds[i + 1]?.blockBytes ?? 0)
   );
+  const queryBytes = rows * (2 * heads * headDim + heads) * ELEMENT_BYTES; // dOut, dq, delta
   return {
-    forwardBytes: largestBlockBytes,
-    backwardBytes: batch * local * (heads * headDim + heads) * ELEMENT_BYTES + Math.max(...pairs), // dq and delta
+    savedBytes,
+    forwardBytes: savedBytes + largestBlockBytes,
+    backwardBytes: savedBytes + queryBytes + Math.max(...pairs),
   };
 }

@@ -7,39 +7,33 @@
 import type { ModelConfig } from "../config/model_config.ts";
 import type { RecomputePolicy } from "../config/train_config.ts";
 
-/** A tensor that a decoder block may keep for its backward. */
+/** What a decoder block may keep for its backward; `attention` is q, k, v, out and log-sum-exp as the strategy keeps them. */
 export type KeptTensor =
   | "block input"
   | "attention rstd"
-  | "query"
-  | "key"
-  | "value"
-  | "attention out"
-  | "log-sum-exp"
+  | "attention"
   | "mlp input"
   | "mlp rstd"
   | "gate"
   | "up";
 
-/** Elements of each tensor per row of the local sequence. */
-export function keptElementsPerRow(model: ModelConfig): Record<KeptTensor, number> {
-  const { dim, ffn, heads, kvHeads, headDim } = model;
+/**
+ * Elements of each tensor.
+ *
+ * @param rows rows of the local sequences
+ * @param attention what the strategy's attention saves
+ */
+export function keptElements({ dim, ffn }: ModelConfig, rows: number, attention: number): Record<KeptTensor, number> {
   return {
-    "block input": dim,
-    "attention rstd": 1,
-    "query": heads * headDim,
-    "key": kvHeads * headDim,
-    "value": kvHeads * headDim,
-    "attention out": heads * headDim,
-    "log-sum-exp": heads,
-    "mlp input": dim,
-    "mlp rstd": 1,
-    "gate": ffn,
-    "up": ffn,
+    "block input": rows * dim,
+    "attention rstd": rows,
+    "attention": attention,
+    "mlp input": rows * dim,
+    "mlp rstd": rows,
+    "gate": rows * ffn,
+    "up": rows * ffn,
   };
 }
-
-const ATTENTION: readonly KeptTensor[] = ["attention rstd", "query", "key", "value", "attention out", "log-sum-exp"];
 
 /**
  * The table: `none` keeps all that backward reads; `selective` recomputes the MLP, whose tensors are the largest and
@@ -47,8 +41,8 @@ const ATTENTION: readonly KeptTensor[] = ["attention rstd", "query", "key", "val
  * online softmax was the large part); `layer` keeps the input of each block alone (Chen et al. 2016).
  */
 export const KEPT_TENSORS: Readonly<Record<RecomputePolicy, readonly KeptTensor[]>> = {
-  none: ["block input", ...ATTENTION, "mlp input", "mlp rstd", "gate", "up"],
-  selective: ["block input", ...ATTENTION, "mlp input"],
+  none: ["block input", "attention rstd", "attention", "mlp input", "mlp rstd", "gate", "up"],
+  selective: ["block input", "attention rstd", "attention", "mlp input"],
   layer: ["block input"],
 };
 
@@ -59,5 +53,5 @@ export function recomputesMlp(policy: RecomputePolicy): boolean {
 
 /** Whether a policy recomputes attention in backward. */
 export function recomputesAttention(policy: RecomputePolicy): boolean {
-  return !KEPT_TENSORS[policy].includes("query");
+  return !KEPT_TENSORS[policy].includes("attention");
 }

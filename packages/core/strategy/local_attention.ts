@@ -56,12 +56,18 @@ export function createLocalAttention(
 }
 
 /** Device bytes of {@linkcode createLocalAttention} in closed form. */
-export function localAttentionMemory(
-  { batch, heads, kvHeads, headDim }: AttentionShape,
-  { seqTokens }: TokenPartition,
-): AttentionMemory {
+export function localAttentionMemory(shape: AttentionShape, { seqTokens }: TokenPartition): AttentionMemory {
+  const { batch, heads, kvHeads, headDim } = shape;
+  const savedBytes = attentionBytes(shape, batch * seqTokens);
+  const gradientElements = 2 * heads * headDim + 2 * kvHeads * headDim + heads; // dOut, dq, dk, dv, delta of a row
   return {
-    forwardBytes: 0,
-    backwardBytes: batch * seqTokens * (heads * headDim + 2 * kvHeads * headDim + heads) * ELEMENT_BYTES,
+    savedBytes,
+    forwardBytes: savedBytes,
+    backwardBytes: savedBytes + batch * seqTokens * gradientElements * ELEMENT_BYTES,
   };
+}
+
+/** Bytes of q, k, v, out and log-sum-exp of a number of rows. */
+export function attentionBytes({ heads, kvHeads, headDim }: AttentionShape, rows: number): number {
+  return rows * (2 * heads * headDim + 2 * kvHeads * headDim + heads) * ELEMENT_BYTES;
 }

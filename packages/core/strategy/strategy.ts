@@ -36,11 +36,13 @@ export interface ExchangeReport {
   readonly bytesSent: number;
 }
 
-/** Device bytes that an {@linkcode AttentionCore} holds at most, for the memory estimate. */
+/** Device bytes of an {@linkcode AttentionCore}, for the memory estimate. */
 export interface AttentionMemory {
-  /** During forward, beyond q, k, v, out and the log-sum-exp. */
+  /** Held between forward and backward, `out` included. */
+  readonly savedBytes: number;
+  /** Held at most during forward; includes q, k, v and `out`. */
   readonly forwardBytes: number;
-  /** During backward, beyond what forward saved and dOut; includes dq, dk and dv. */
+  /** Held at most during backward; includes what forward saved, dOut, dq, dk and dv. */
   readonly backwardBytes: number;
 }
 

@@ -1,9 +1,10 @@
 /**
  * Peak device memory of a training step in closed form, held equal to the ledger by tests.
  *
- * Memory can peak at four moments, each a sum of terms in elements of four bytes; the estimate is the largest. Moments of
- * forward cannot be the peak, since the same moment of the last block's backward holds the same tensors and the gradient
- * beside them; neither can the embedding, which holds less than the head. Legend: T rows (B × local tokens), S local
+ * Memory can peak at five moments, each a sum of terms in elements of four bytes; the estimate is the largest. Of forward
+ * only attention can be the peak, where a strategy needs more for its exchange than in backward; other moments of forward
+ * cannot, since the same moment of the last block's backward holds the same tensors and the gradient beside them; neither
+ * can the embedding, which holds less than the head. Legend: T rows (B × local tokens), S local
  * tokens, D width, H query heads, K kv heads, E head dim, F MLP width, V vocabulary, L layers, C rows of a mini-sequence.
  *
  * @module
@@ -14,14 +15,14 @@ import { type ModelConfig, parameterCount } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, longestChunk, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
-import { KEPT_TENSORS, keptElementsPerRow, recomputesMlp } from "../recompute/policy.ts";
+import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import { ELEMENT_BYTES } from "../tensor/shape.ts";
 
 /** A moment of a step and the bytes live at it. */
 export interface MemoryMoment {
   /** When in the step. */
-  readonly moment: "head" | "mlp backward" | "attention backward" | "optimizer";
+  readonly moment: "attention forward" | "head" | "mlp backward" | "attention backward" | "optimizer";
   /** Bytes of all tags. */
   readonly bytes: number;
 }
@@ -52,15 +53,18 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const stepInputs = S + S * E + train.accumulate - 1; // positions, rotary table, losses of earlier micro-batches
   const base = resident + stepInputs;
 
-  const perRow = keptElementsPerRow(model);
-  const kept = T * KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + perRow[tensor], 0); // of one layer
+  const each = keptElements(model, T, attention.saved);
+  const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D; // input of a block, or the gradient of its output
-  const lastBackward = base + (L - 1) * kept + 2 * x + 1; // input and gradient of the last block, and the loss
+  const lastForward = base + (L - 1) * kept + x; // input of the last block
+  const lastBackward = lastForward + x + 1; // its gradient, and the loss
+  const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
   const headRows = longestChunk(T, headChunkCount(train.headChunks, V, D));
 
   const elements: Record<MemoryMoment["moment"], number> = {
+    "attention forward": lastAttention + T + attention.forward, // rstd
     "head": base + L * kept + 2 * x + 2 * T + headRows * (1 + D + V), // x, dx, labels, losses; rstd, normed, logits
-    "mlp backward": lastBackward + attention.saved + x + mlpBackwardElements(model, train, T),
+    "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, train, T),
     "attention backward": lastBackward + attention.backward,
     "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,
   };
@@ -70,19 +74,18 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   return { residentBytes: resident * ELEMENT_BYTES, peakBytes: moments[0].bytes, moments };
 }
 
-/** Elements of an attention layer beyond its input and dy. */
+/** Elements of an attention layer beyond its input, dy and the norm's rstd in what is saved and in forward. */
 function attentionElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy, T: number) {
   const { dim: D, heads: H, kvHeads: K, headDim: E } = model;
-  const core = strategy.attentionMemory(attentionShape(model, train.batch), strategy.partition(train.seqTokens));
-  const qkv = T * (H + 2 * K) * E;
-  const out = T * H * E;
-  const saved = T + qkv + out + T * H; // rstd, q, k, v, out, log-sum-exp
+  const memory = strategy.attentionMemory(attentionShape(model, train.batch), strategy.partition(train.seqTokens));
   return {
-    saved,
-    backward: Math.max(
-      saved + out + core.backwardBytes / ELEMENT_BYTES, // dOut and what the core holds
-      T + qkv + T * D, // rstd, dq, dk, dv, and the normed input
-    ),
+    saved: memory.savedBytes / ELEMENT_BYTES,
+    forward: memory.forwardBytes / ELEMENT_BYTES,
+    backward: T + // rstd
+      Math.max(
+        memory.backwardBytes / ELEMENT_BYTES,
+        T * (H + 2 * K) * E + T * D, // dq, dk, dv, and the normed input
+      ),
   };
 }
 

@@ -1,0 +1,59 @@
+/**
+ * What strategies that keep all weights on every rank have in common: sums over ranks, and what exchange costs.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { ProcessGroup } from "../transport/process_group.ts";
+import type { ExchangeClock } from "./exchange_clock.ts";
+import { allReduceGradients } from "./reduce_gradients.ts";
+import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
+
+/** The part of a strategy that replicated weights settle. */
+export type ReplicatedWeights = Pick<
+  SequenceStrategy,
+  "rank" | "ranks" | "reduceGradients" | "sumOverRanks" | "beginStep" | "takeExchange"
+>;
+
+/**
+ * That part over the ranks of a group, each of which computes gradients from tokens of its own.
+ *
+ * @param clock counts the reduction of gradients, and what else the strategy exchanges
+ */
+export function createReplicatedWeights(
+  backend: Backend,
+  group: ProcessGroup,
+  clock: ExchangeClock,
+): ReplicatedWeights {
+  let bytesSentBefore = group.stats.bytesSent;
+
+  return {
+    rank: group.rank,
+    ranks: group.size,
+
+    reduceGradients(gradients: readonly Tensor[]): Promise<void> {
+      return clock.exchange(() => allReduceGradients(backend, group, gradients));
+    },
+
+    async sumOverRanks(values: readonly number[]): Promise<number[]> {
+      const parts = await group.allGather(new Uint8Array(Float64Array.from(values).buffer));
+      const sums = values.map(() => 0);
+      for (const part of parts) {
+        new Float64Array(part.buffer).forEach((value, i) => sums[i] += value);
+      }
+      return sums;
+    },
+
+    beginStep(step: number): void {
+      group.step = step;
+    },
+
+    takeExchange(): ExchangeReport {
+      const bytesSent = group.stats.bytesSent - bytesSentBefore;
+      bytesSentBefore = group.stats.bytesSent;
+      return { communicationMs: clock.takeMs(), bytesSent };
+    },
+  };
+}
