@@ -76,6 +76,7 @@ export function ringAttentionMemory(
   );
   const queryBytes = rows * (2 * heads * headDim + heads) * ELEMENT_BYTES; // dOut, dq, delta
   return {
+    heldBytes: positions[rank].length * ELEMENT_BYTES,
     savedBytes,
     forwardBytes: savedBytes + largestBlockBytes,
     backwardBytes: savedBytes + queryBytes + Math.max(...pairs),

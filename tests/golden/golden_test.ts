@@ -1,5 +1,6 @@
 import { createLoopbackGroups, createReferenceBackend, createSingleStrategy } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
+import { createUlyssesStrategy } from "@mst/ulysses";
 import { assertGolden, readGolden } from "../_support/golden.ts";
 
 const CASES = ["llama3", "llama2", "llama31"];
@@ -10,6 +11,19 @@ for (const name of CASES) {
       const golden = await readGolden(name);
       await using backend = createReferenceBackend({ poison: true });
       await assertGolden(golden, backend, createSingleStrategy(backend), { recompute, mlpChunks: 3, headChunks: 7 });
+    });
+  }
+
+  for (const ranks of [2, 4]) {
+    Deno.test(`${name} by ulysses over ${ranks} ranks, reference backend`, async () => {
+      const golden = await readGolden(name);
+      await Promise.all(
+        createLoopbackGroups(ranks).map(async (group) => {
+          await using backend = createReferenceBackend({ poison: true });
+          await assertGolden(golden, backend, createUlyssesStrategy({ backend, group }));
+          await group.close();
+        }),
+      );
     });
   }
 

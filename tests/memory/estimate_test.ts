@@ -13,6 +13,7 @@ import {
   Trainer,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
+import { createUlyssesStrategy } from "@mst/ulysses";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 
 /** Shapes that move the peak to every moment of a step. */
@@ -21,6 +22,7 @@ const MODELS: Record<string, ModelConfig> = {
   "wide MLP": tinyModel({ ffn: 300 }),
   "large vocabulary": tinyModel({ vocab: 3000 }),
   "many heads": tinyModel({ heads: 24, kvHeads: 1, headDim: 8, layers: 1 }),
+  "many heads, each with keys of its own": tinyModel({ heads: 24, kvHeads: 24, headDim: 8, layers: 1 }),
   "tied, one layer": tinyModel({ tiedEmbeddings: true, layers: 1, ffn: 8 }),
   "minute": tinyModel({ dim: 2, layers: 1, heads: 1, kvHeads: 1, headDim: 2, ffn: 2, vocab: 3 }),
   "deep": tinyModel({ layers: 6, heads: 2, kvHeads: 2, headDim: 2, ffn: 4, vocab: 8 }),
@@ -57,6 +59,12 @@ async function assertEstimate(backend: Backend, strategy: SequenceStrategy, mode
   return estimate;
 }
 
+/** Strategies and how many ranks each is tried on; ulysses has to divide the heads. */
+const STRATEGIES = [
+  { create: createRingStrategy, ranks: () => [1, 3] },
+  { create: createUlyssesStrategy, ranks: ({ heads }: ModelConfig) => [2, 4].filter((ranks) => heads % ranks === 0) },
+];
+
 const peakMoments = new Set<string>();
 
 for (const [name, model] of Object.entries(MODELS)) {
@@ -67,14 +75,17 @@ for (const [name, model] of Object.entries(MODELS)) {
         await using backend = createReferenceBackend();
         const estimate = await assertEstimate(backend, createSingleStrategy(backend), model, train);
         peakMoments.add(estimate.moments[0].moment);
-        for (const ranks of [1, 3]) {
-          await Promise.all(
-            createLoopbackGroups(ranks).map(async (group) => {
-              await using backend = createReferenceBackend();
-              await assertEstimate(backend, createRingStrategy({ backend, group }), model, train);
-              await group.close();
-            }),
-          );
+        for (const { create, ranks } of STRATEGIES) {
+          for (const size of ranks(model).filter((size) => size <= train.seqTokens)) {
+            await Promise.all(
+              createLoopbackGroups(size).map(async (group) => {
+                await using backend = createReferenceBackend();
+                const { moments } = await assertEstimate(backend, create({ backend, group }), model, train);
+                peakMoments.add(moments[0].moment);
+                await group.close();
+              }),
+            );
+          }
         }
       }
     }
@@ -82,7 +93,13 @@ for (const [name, model] of Object.entries(MODELS)) {
 }
 
 Deno.test("the models above move the peak to every moment that a formula stands for", () => {
-  assertEquals([...peakMoments].sort(), ["attention backward", "head", "mlp backward", "optimizer"]);
+  assertEquals([...peakMoments].sort(), [
+    "attention backward",
+    "attention forward",
+    "head",
+    "mlp backward",
+    "optimizer",
+  ]);
 });
 
 /** Peak bytes of one step, which has to be reached at the given moment. */

@@ -61,6 +61,7 @@ export function localAttentionMemory(shape: AttentionShape, { seqTokens }: Token
   const savedBytes = attentionBytes(shape, batch * seqTokens);
   const gradientElements = 2 * heads * headDim + 2 * kvHeads * headDim + heads; // dOut, dq, dk, dv, delta of a row
   return {
+    heldBytes: seqTokens * ELEMENT_BYTES,
     savedBytes,
     forwardBytes: savedBytes,
     backwardBytes: savedBytes + batch * seqTokens * gradientElements * ELEMENT_BYTES,

@@ -38,6 +38,8 @@ export interface ExchangeReport {
 
 /** Device bytes of an {@linkcode AttentionCore}, for the memory estimate. */
 export interface AttentionMemory {
+  /** Held for as long as it lives: positions. */
+  readonly heldBytes: number;
   /** Held between forward and backward, `out` included. */
   readonly savedBytes: number;
   /** Held at most during forward; includes q, k, v and `out`. */

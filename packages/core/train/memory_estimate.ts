@@ -50,7 +50,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
 
   const parameters = parameterCount(model);
   const resident = 4 * parameters; // weights, gradients, and two moments
-  const stepInputs = S + S * E + train.accumulate - 1; // positions, rotary table, losses of earlier micro-batches
+  const stepInputs = attention.held + S * E + train.accumulate - 1; // rotary table, losses of earlier micro-batches
   const base = resident + stepInputs;
 
   const each = keptElements(model, T, attention.saved);
@@ -74,11 +74,12 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   return { residentBytes: resident * ELEMENT_BYTES, peakBytes: moments[0].bytes, moments };
 }
 
-/** Elements of an attention layer beyond its input, dy and the norm's rstd in what is saved and in forward. */
+/** Elements of an attention layer beyond its input, dy and the norm's rstd in what is held, saved and in forward. */
 function attentionElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy, T: number) {
   const { dim: D, heads: H, kvHeads: K, headDim: E } = model;
   const memory = strategy.attentionMemory(attentionShape(model, train.batch), strategy.partition(train.seqTokens));
   return {
+    held: memory.heldBytes / ELEMENT_BYTES,
     saved: memory.savedBytes / ELEMENT_BYTES,
     forward: memory.forwardBytes / ELEMENT_BYTES,
     backward: T + // rstd

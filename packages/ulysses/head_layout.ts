@@ -1,0 +1,96 @@
+/**
+ * Which heads each rank computes while the sequence is whole. Legend: R ranks, H query heads, K kv heads, E head dim.
+ *
+ * Rank r has query heads r·H/R to (r+1)·H/R, and the kv heads that these read: K/R of its own where there are enough, else
+ * the one that it shares with R/K − 1 neighbours.
+ *
+ * @module
+ */
+
+import { type AttentionShape, UnsupportedTopologyError } from "@mst/core";
+
+/** How the columns of a matrix are spread over ranks, whole heads at a time. */
+export interface HeadColumns {
+  /** Columns of all heads. */
+  readonly all: number;
+  /** Columns of each rank's heads. */
+  readonly own: number;
+  /** Ranks that have the same columns; they are neighbours. */
+  readonly copies: number;
+}
+
+/** The matrices of attention, and its dims on one rank. */
+export interface HeadLayout {
+  /** Dims of attention over the own heads. */
+  readonly local: AttentionShape;
+  /** Columns of q, k and v. */
+  readonly qkv: readonly HeadColumns[];
+  /** Columns of the output. */
+  readonly out: HeadColumns;
+  /** Columns of log-sum-exp and delta: a number a head. */
+  readonly perHead: HeadColumns;
+}
+
+/**
+ * Refuses heads that cannot be spread over ranks.
+ *
+ * @throws {UnsupportedTopologyError} when the query heads are no multiple of the ranks, or when neither the kv heads are a
+ * multiple of the ranks nor the ranks a multiple of the kv heads
+ */
+export function checkUlyssesTopology(
+  { heads, kvHeads }: Pick<AttentionShape, "heads" | "kvHeads">,
+  ranks: number,
+): void {
+  if (heads % ranks !== 0) {
+    throw new UnsupportedTopologyError(
+      `Cannot split ${heads} heads across ${ranks} ranks: heads must be a multiple of the ranks`,
+    );
+  }
+  if (kvHeads % ranks !== 0 && ranks % kvHeads !== 0) {
+    throw new UnsupportedTopologyError(
+      `Cannot split ${kvHeads} kv heads across ${ranks} ranks: ` +
+        "kv heads must be a multiple of the ranks, or the ranks a multiple of the kv heads",
+    );
+  }
+}
+
+/**
+ * Spreads the heads over ranks.
+ *
+ * @throws {UnsupportedTopologyError} as {@linkcode checkUlyssesTopology}
+ */
+export function headLayout(shape: AttentionShape, ranks: number): HeadLayout {
+  checkUlyssesTopology(shape, ranks);
+  const { heads, kvHeads, headDim } = shape;
+  const query = columnsOf(heads, headDim, ranks);
+  const keyValue = columnsOf(kvHeads, headDim, ranks);
+  return {
+    local: { ...shape, heads: query.own / headDim, kvHeads: keyValue.own / headDim },
+    qkv: [query, keyValue, keyValue],
+    out: query,
+    perHead: columnsOf(heads, 1, ranks),
+  };
+}
+
+function columnsOf(heads: number, perHead: number, ranks: number): HeadColumns {
+  return {
+    all: heads * perHead,
+    own: Math.max(1, heads / ranks) * perHead,
+    copies: Math.max(1, ranks / heads),
+  };
+}
+
+/** First column of a rank's heads. */
+export function firstColumn({ own, copies }: HeadColumns, rank: number): number {
+  return Math.floor(rank / copies) * own;
+}
+
+/** Whether a rank is the first of those that have the same columns. */
+export function isFirstCopy({ copies }: HeadColumns, rank: number): boolean {
+  return rank % copies === 0;
+}
+
+/** Columns of one rank's heads, of several matrices together. */
+export function ownColumns(matrices: readonly HeadColumns[]): number {
+  return matrices.reduce((sum, { own }) => sum + own, 0);
+}

@@ -1,0 +1,8 @@
+/**
+ * DeepSpeed-Ulysses: ranks trade their part of the sequence for a part of the heads around attention (Jacobs et al. 2023).
+ *
+ * @module
+ */
+
+export { checkUlyssesTopology } from "./head_layout.ts";
+export { createUlyssesStrategy, ulyssesAttentionMemory, type UlyssesOptions } from "./ulysses_strategy.ts";

@@ -1,0 +1,99 @@
+/**
+ * DeepSpeed-Ulysses as a sequence strategy (Jacobs et al. 2023).
+ *
+ * @module
+ */
+
+import {
+  type AttentionMemory,
+  type AttentionShape,
+  type Backend,
+  contiguousPartition,
+  createLocalAttention,
+  createReplicatedWeights,
+  ELEMENT_BYTES,
+  ExchangeClock,
+  localAttentionMemory,
+  type ProcessGroup,
+  type SequenceStrategy,
+  type TokenPartition,
+} from "@mst/core";
+import { type HeadColumns, headLayout, ownColumns } from "./head_layout.ts";
+import { createUlyssesAttention } from "./ulysses_attention.ts";
+
+/** What the strategy is made of. */
+export interface UlyssesOptions {
+  /** Device of this rank. */
+  readonly backend: Backend;
+  /** The ranks; each exchanges directly with every other. */
+  readonly group: ProcessGroup;
+}
+
+/**
+ * Splits each sequence into one block a rank, and for attention the heads instead, so that every rank sees the whole
+ * sequence and has the same share of it. What a rank sends per layer falls with the number of ranks. Heads must be a
+ * multiple of the ranks; kv heads too, or the ranks a multiple of them, in which case several ranks have the same kv head
+ * and the gradients of its copies are summed in rank order. Weights are replicated and their gradients summed over ranks.
+ *
+ * `attention` and `attentionMemory` throw an `UnsupportedTopologyError` for other heads; see `checkUlyssesTopology`.
+ */
+export function createUlyssesStrategy({ backend, group }: UlyssesOptions): SequenceStrategy {
+  const clock = new ExchangeClock();
+  const isAlone = group.size === 1;
+
+  return {
+    ...createReplicatedWeights(backend, group, clock),
+    name: "ulysses",
+    partition: (seqTokens) => contiguousPartition(seqTokens, group.size),
+    attention: (shape, partition) =>
+      isAlone
+        ? createLocalAttention(backend, shape, partition)
+        : createUlyssesAttention({ backend, group, clock, shape, partition }),
+    attentionMemory: (shape, partition) =>
+      isAlone ? localAttentionMemory(shape, partition) : ulyssesAttentionMemory(shape, partition, group.rank),
+  };
+}
+
+/** Device bytes of attention over at least two ranks in closed form; see `AttentionMemory`. */
+export function ulyssesAttentionMemory(
+  shape: AttentionShape,
+  { seqTokens, positions }: TokenPartition,
+  rank: number,
+): AttentionMemory {
+  const { local, qkv, out, perHead } = headLayout(shape, positions.length);
+  const allRows = shape.batch * seqTokens;
+  const rows = shape.batch * positions[rank].length;
+  const largestOtherRows = shape.batch *
+    Math.max(...positions.filter((_, r) => r !== rank).map(({ length }) => length));
+
+  /** Most elements of an exchange to head shards: all parts beside what is packed, or two beside what they make up. */
+  const toHeads = (matrices: readonly HeadColumns[]): number => {
+    const own = ownColumns(matrices);
+    const packing = rows * (allColumns(matrices) + positions.length * own);
+    return Math.max(packing, (allRows + rows + largestOtherRows) * own);
+  };
+  /** The same back. */
+  const toSequence = (matrices: readonly HeadColumns[]): number => {
+    const own = ownColumns(matrices);
+    return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own));
+  };
+
+  const kept = allRows * (ownColumns(qkv) + local.heads); // q, k, v, log-sum-exp
+  const forward = Math.max(toHeads(qkv), kept + toSequence([out]));
+  const backward = Math.max(
+    kept + rows * (2 * out.all + perHead.all), // out, dOut, delta
+    kept + toHeads([out, perHead]),
+    kept + allRows * ownColumns([out, perHead, ...qkv]), // dOut, delta, dq, dk, dv
+    toSequence(qkv),
+  );
+  return {
+    heldBytes: seqTokens * ELEMENT_BYTES,
+    savedBytes: (kept + rows * out.all) * ELEMENT_BYTES,
+    forwardBytes: forward * ELEMENT_BYTES,
+    backwardBytes: backward * ELEMENT_BYTES,
+  };
+}
+
+function allColumns(matrices: readonly HeadColumns[]): number {
+  return matrices.reduce((sum, { all }) => sum + all, 0);
+}

@@ -1,0 +1,52 @@
+/**
+ * The device bytes of attention by itself, held against its closed formulas.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { attentionShape, type Backend, type ModelConfig, type SequenceStrategy, type Tensor } from "@mst/core";
+import { Random } from "../_support/random.ts";
+
+/** Asserts that forward and backward of one rank's attention reach the strategy's formulas to the byte. */
+export async function assertAttentionMemory(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  { model, seqTokens, batch }: { model: ModelConfig; seqTokens: number; batch: number },
+): Promise<void> {
+  const { ledger } = backend;
+  const shape = attentionShape(model, batch);
+  const partition = strategy.partition(seqTokens);
+  const rows = batch * partition.positions[strategy.rank].length;
+  const formulas = strategy.attentionMemory(shape, partition);
+  const random = new Random(strategy.rank);
+  const matrix = (heads: number): Tensor => {
+    const tensor = backend.empty([rows, heads * shape.headDim], "activations");
+    backend.write(tensor, random.normals(tensor.size));
+    return tensor;
+  };
+
+  using core = strategy.attention(shape, partition);
+  const held = ledger.liveBytes();
+  const inputs = [matrix(shape.heads), matrix(shape.kvHeads), matrix(shape.kvHeads)] as const;
+  ledger.resetPeak();
+  const { out, saved } = await core.forward(...inputs);
+  const forward = ledger.peak().totalBytes - held;
+  out.free();
+  const savedBytes = ledger.liveBytes() - held;
+
+  const dOut = matrix(shape.heads);
+  ledger.resetPeak();
+  const gradients = await core.backward(dOut, saved);
+  const backward = ledger.peak().totalBytes - held;
+  const left = ledger.liveBytes() - held;
+  for (const tensor of Object.values(gradients)) tensor.free();
+
+  assertEquals(
+    { heldBytes: held, savedBytes, forwardBytes: forward, backwardBytes: backward },
+    formulas,
+    `rank ${strategy.rank} of ${strategy.ranks}`,
+  );
+  assertEquals(left, 4 * rows * (shape.heads + 2 * shape.kvHeads) * shape.headDim, "backward leaves the gradients");
+  assertEquals(ledger.live().communication, 0);
+}

@@ -1,0 +1,245 @@
+/**
+ * What every strategy must do. A strategy's test supplies a factory, what it sends, and what it refuses.
+ *
+ * @module
+ */
+
+import { assertEquals, assertThrows } from "@std/assert";
+import {
+  attentionShape,
+  type Backend,
+  createLoopbackGroups,
+  createReferenceBackend,
+  createSingleStrategy,
+  elementCount,
+  type ModelConfig,
+  parameterSpecs,
+  parseTrainConfig,
+  type ProcessGroup,
+  segmentBounds,
+  type SequenceStrategy,
+  type TokenBatch,
+  type TrainConfig,
+  Trainer,
+  UnsupportedTopologyError,
+} from "@mst/core";
+import { assertClose } from "../_support/compare.ts";
+import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
+import { assertAttentionMemory } from "./_attention_memory.ts";
+
+/** A shape that strategies are tried on; the ranks go from 1 to 5. */
+export interface ConformanceShape {
+  readonly model: ModelConfig;
+  readonly seqTokens: number;
+  readonly batch: number;
+}
+
+/** Every shape by its name. */
+export const SHAPES = {
+  "ragged": shape(37),
+  "as many tokens as ranks": shape(5),
+  "fewer tokens than half blocks": shape(7, {}, 2),
+  "multi-query, batches": shape(26, { kvHeads: 1 }, 3),
+  "multi-head, tied": shape(33, { kvHeads: 4, tiedEmbeddings: true }),
+  "fifteen heads in groups of five": shape(31, { heads: 15, kvHeads: 3 }),
+  "fifteen heads, multi-query": shape(22, { heads: 15, kvHeads: 1 }, 2),
+} as const satisfies Record<string, ConformanceShape>;
+
+/** Name of a shape. */
+export type ShapeName = keyof typeof SHAPES;
+
+/** What a strategy cannot do, and says so. */
+export interface Skip {
+  readonly shapes: readonly ShapeName[];
+  readonly ranks: readonly number[];
+  /** The message of its `UnsupportedTopologyError`, `R` standing for the ranks. */
+  readonly reason: string;
+}
+
+/** Bytes that a rank sends for the attention of one layer and one micro-batch. */
+export interface AttentionTraffic {
+  readonly forward: number;
+  readonly backward: number;
+}
+
+/** A strategy as the suite sees it. */
+export interface StrategyCase {
+  readonly name: string;
+  readonly create: (options: { backend: Backend; group: ProcessGroup }) => SequenceStrategy;
+  /** Closed formulas of what a rank of at least two sends. */
+  readonly traffic: (shape: ConformanceShape, strategy: SequenceStrategy) => AttentionTraffic;
+  readonly skips: readonly Skip[];
+}
+
+const RANKS = [1, 2, 3, 4, 5];
+
+/** Defines the tests of a strategy. */
+export function testStrategy(strategy: StrategyCase): void {
+  for (const name of Object.keys(SHAPES) as ShapeName[]) {
+    const supported = RANKS.filter((ranks) => !skipOf(strategy, name, ranks));
+
+    Deno.test(`${strategy.name} computes what one rank computes: ${name}`, async () => {
+      for (const ranks of supported) await assertSameGradients(strategy, SHAPES[name], ranks);
+    });
+
+    Deno.test(`${strategy.name} holds and sends exactly the bytes that its formulas say: ${name}`, async () => {
+      for (const ranks of supported) {
+        await assertTraffic(strategy, SHAPES[name], ranks);
+        await onRanks(ranks, async (backend, group) => {
+          await assertAttentionMemory(backend, strategy.create({ backend, group }), SHAPES[name]);
+        });
+      }
+    });
+
+    for (const ranks of RANKS) {
+      const skip = skipOf(strategy, name, ranks);
+      if (!skip) continue;
+      Deno.test(`${strategy.name} refuses ${ranks} ranks at construction: ${name}`, () => {
+        assertRefused(strategy, SHAPES[name], ranks, skip.reason.replaceAll("R", String(ranks)));
+      });
+    }
+  }
+
+  Deno.test(`${strategy.name} trains as one rank does, for ten steps`, async () => {
+    const name = "multi-query, batches";
+    for (const ranks of RANKS) {
+      if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks);
+    }
+  });
+
+  Deno.test(`${strategy.name} refuses a sequence shorter than its ranks with the numbers`, async () => {
+    const [group] = createLoopbackGroups(4);
+    await using backend = createReferenceBackend();
+    assertThrows(
+      () => strategy.create({ backend, group }).partition(3),
+      UnsupportedTopologyError,
+      "Cannot split 3 tokens across 4 ranks: every rank needs at least one token",
+    );
+  });
+}
+
+async function assertSameGradients(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+  const train = trainConfig(shape, { accumulate: 2 });
+  const batches = randomBatches(shape, 2);
+  const whole = await onOneRank(shape.model, train, (trainer) => trainer.gradients(batches));
+  const reports = await onTrainers(strategy, shape.model, train, ranks, (trainer) => trainer.gradients(batches));
+  for (const { loss, gradients } of reports) {
+    assertClose([loss], [whole.loss], { relative: 1e-6, what: `loss over ${ranks} ranks` });
+    for (const [weight, expected] of whole.gradients) {
+      // f32 sums in another order: 1e-5 of the largest gradient of the weight
+      const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      const what = `${weight} over ${ranks} ranks`;
+      assertClose(gradients.get(weight)!, expected, { absolute: 1e-5 * largest, what, rejectAllZero: true });
+    }
+    assertEquals(gradients, reports[0].gradients, "gradients are the same to the bit on every rank");
+  }
+}
+
+async function assertSameTraining(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+  const train = trainConfig(shape, { learningRate: 0.01 });
+  const batches = randomBatches(shape, 10);
+  const losses = async (trainer: Trainer) => {
+    const steps = [];
+    for (const batch of batches) steps.push((await trainer.step([batch])).loss);
+    return steps;
+  };
+  const whole = await onOneRank(shape.model, train, losses);
+  assertEquals(new Set(whole).size, 10, "the steps differ");
+  for (const steps of await onTrainers(strategy, shape.model, train, ranks, losses)) {
+    // AdamW divides by the root of tiny numbers, which widens the rounding of the gradients.
+    assertClose(steps, whole, { relative: 1e-5, what: `losses over ${ranks} ranks` });
+  }
+}
+
+async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+  for (const recompute of ["none", "layer"] as const) {
+    const train = trainConfig(shape, { accumulate: 2, recompute });
+    const batches = randomBatches(shape, 2);
+    const wrong = await onTrainers(strategy, shape.model, train, ranks, async (trainer, ranked) => {
+      const { bytesSent } = await trainer.step(batches);
+      if (ranks === 1) return { bytesSent, expected: 0 };
+      const { forward, backward } = strategy.traffic(shape, ranked);
+      const layers = shape.model.layers * train.accumulate;
+      const attention = layers * ((recompute === "layer" ? 2 : 1) * forward + backward);
+      return { bytesSent, expected: attention + gradientBytes(shape.model, ranks, ranked.rank) };
+    });
+    wrong.forEach(({ bytesSent, expected }, rank) => {
+      assertEquals(bytesSent, expected, `bytes that rank ${rank} of ${ranks} sends, recompute ${recompute}`);
+    });
+  }
+}
+
+function assertRefused(strategy: StrategyCase, shape: ConformanceShape, ranks: number, message: string): void {
+  const backend = createReferenceBackend();
+  const dims = attentionShape(shape.model, shape.batch);
+  const ranked = strategy.create({ backend, group: createLoopbackGroups(ranks)[0] });
+  const partition = ranked.partition(shape.seqTokens);
+  for (const call of [() => ranked.attention(dims, partition), () => ranked.attentionMemory(dims, partition)]) {
+    assertEquals(assertThrows(call, UnsupportedTopologyError).message, message);
+  }
+  assertEquals(backend.ledger.liveBytes(), 0);
+}
+
+/** Sent by ring reduce-scatter and ring all-gather of every weight's gradient. */
+function gradientBytes(model: ModelConfig, ranks: number, rank: number): number {
+  return parameterSpecs(model).reduce((sum, { shape }) => {
+    const segment = (i: number) => {
+      const { start, end } = segmentBounds(elementCount(shape), ranks, i % ranks);
+      return 4 * (end - start);
+    };
+    return sum + 2 * 4 * elementCount(shape) - segment(rank) - segment(rank + 1);
+  }, 0);
+}
+
+/** Runs `body` on every rank of a loopback group; all that it allocates must be freed. */
+async function onRanks<T>(ranks: number, body: (backend: Backend, group: ProcessGroup) => Promise<T>): Promise<T[]> {
+  return await Promise.all(
+    createLoopbackGroups(ranks).map(async (group) => {
+      await using backend = createReferenceBackend({ poison: true });
+      const result = await body(backend, group);
+      await group.close();
+      assertEquals(backend.ledger.liveBytes(), 0, `left on rank ${group.rank} of ${ranks}`);
+      return result;
+    }),
+  );
+}
+
+async function onTrainers<T>(
+  { create }: StrategyCase,
+  model: ModelConfig,
+  train: TrainConfig,
+  ranks: number,
+  body: (trainer: Trainer, strategy: SequenceStrategy) => Promise<T>,
+): Promise<T[]> {
+  return await onRanks(ranks, async (backend, group) => {
+    const strategy = create({ backend, group });
+    using trainer = new Trainer({ backend, strategy, model, train });
+    return await body(trainer, strategy);
+  });
+}
+
+async function onOneRank<T>(
+  model: ModelConfig,
+  train: TrainConfig,
+  body: (trainer: Trainer) => Promise<T>,
+): Promise<T> {
+  await using backend = createReferenceBackend({ poison: true });
+  using trainer = new Trainer({ backend, strategy: createSingleStrategy(backend), model, train });
+  return await body(trainer);
+}
+
+function skipOf({ skips }: StrategyCase, name: ShapeName, ranks: number): Skip | undefined {
+  return skips.find((skip) => skip.shapes.includes(name) && skip.ranks.includes(ranks));
+}
+
+function shape(seqTokens: number, model: Partial<ModelConfig> = {}, batch = 1): ConformanceShape {
+  return { model: tinyModel(model), seqTokens, batch };
+}
+
+function trainConfig({ seqTokens, batch }: ConformanceShape, values: Record<string, unknown>): TrainConfig {
+  return parseTrainConfig({ seqTokens, batch, ...values });
+}
+
+function randomBatches({ model, seqTokens, batch }: ConformanceShape, count: number): TokenBatch[] {
+  return Array.from({ length: count }, (_, i) => randomBatch(model, seqTokens, { batch, seed: i + 1, ignored: 0.3 }));
+}
