@@ -8,11 +8,13 @@ import {
   type Backend,
   contiguousPartition,
   createSingleStrategy,
+  type ModelConfig,
   type ProcessGroup,
   type SequenceStrategy,
   zigZagPartition,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
+import { checkUlyssesTopology, createUlyssesStrategy } from "@mst/ulysses";
 
 /** Which tokens a rank owns: two blocks that balance causal attention, or one. */
 export type Placement = "zigzag" | "contiguous";
@@ -33,8 +35,8 @@ interface StrategyEntry {
   readonly isParallel: boolean;
   /** Placements that it offers; none where there is nothing to choose. */
   readonly placements: readonly Placement[];
-  /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size. */
-  readonly check: (seqTokens: number, ranks: number, placement: Placement) => void;
+  /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size and model. */
+  readonly check: (seqTokens: number, ranks: number, placement: Placement, model: ModelConfig) => void;
   /** Makes it, on a rank. */
   readonly create: (context: StrategyContext) => SequenceStrategy;
 }
@@ -45,6 +47,15 @@ const split = (seqTokens: number, ranks: number, placement: Placement) =>
 /** Every strategy by its name; a further one is a line here. */
 const STRATEGIES = {
   ring: { isParallel: true, placements: ["zigzag", "contiguous"], check: split, create: createRingStrategy },
+  ulysses: {
+    isParallel: true,
+    placements: [],
+    check: (seqTokens, ranks, _placement, model) => {
+      contiguousPartition(seqTokens, ranks);
+      checkUlyssesTopology(model, ranks);
+    },
+    create: createUlyssesStrategy,
+  },
   single: { isParallel: false, placements: [], check: split, create: ({ backend }) => createSingleStrategy(backend) },
 } as const satisfies Record<string, StrategyEntry>;
 

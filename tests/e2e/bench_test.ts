@@ -53,13 +53,14 @@ Deno.test("a run over a ring reports configuration, losses, speed, times, memory
   assertMatch(stderr, /ring: step 2\/3 {2}loss \d\.\d{4} {2}\S+ tokens\/s {2}\S+ \S+ a rank {2}.* left/);
 });
 
-Deno.test("losses do not depend on the number of ranks or the placement", async () => {
+Deno.test("losses do not depend on the strategy, the number of ranks or the placement", async () => {
   const args = [...REFERENCE, "--batch=2", "--accumulate=2", "--seed=7"];
   const runs = ["--strategy=single", "--ranks=1", "--ranks=2", "--ranks=3 --placement=contiguous", "--ranks=4"];
-  const [single, ...rings] = await Promise.all(
+  runs.push("--strategy=ulysses --ranks=2", "--strategy=ulysses --ranks=4");
+  const [single, ...others] = await Promise.all(
     runs.map(async (flags) => (await benchReport([...args, ...flags.split(" ")])).report.runs[0].summary.losses),
   );
-  for (const losses of rings) {
+  for (const losses of others) {
     losses.forEach((loss, i) => assertAlmostEquals(loss, single[i], SAME_LOSS * single[i]));
   }
   const { report } = await benchReport([...REFERENCE, "--strategy=single", "--seed=8"]);
@@ -129,7 +130,7 @@ Deno.test("--help explains both commands", async () => {
     assertEquals(code, 0);
     assertStringIncludes(stdout, "Usage: deno task");
     assertStringIncludes(stdout, "Examples:");
-    assertStringIncludes(stdout, "--strategy=ring|single");
+    assertStringIncludes(stdout, "--strategy=ring|ulysses|single");
   }
 });
 

@@ -36,6 +36,8 @@ for (
     "--ranks=2 --mini-sequence=7 --recompute=selective",
     "--ranks=3 --placement=contiguous",
     "--ranks=4",
+    "--strategy=ulysses --ranks=2 --recompute=none",
+    "--strategy=ulysses --ranks=4",
   ]
 ) {
   Deno.test(`golden cases over processes, reference backend: ${flags}`, () =>
@@ -103,9 +105,15 @@ Deno.test("a folder with a torn file is refused with what is wrong", () =>
     assertMatch(model.stderr, /model\.safetensors: its tensors take \d+ bytes/);
   }));
 
-Deno.test("a sequence too short for the ranks is refused", async () => {
-  const args = [`${GOLDEN}llama2`, "--device=reference", "--ranks=62"];
-  const { code, stderr } = await runCommand("verify_main.ts", args, { denyProcesses: true });
-  assertEquals(code, 2);
-  assertStringIncludes(stderr, "Cannot split 61 tokens across 62 ranks");
+Deno.test("a sequence too short for the ranks is refused, and heads that do not fit them", async () => {
+  const cases = [
+    ["--ranks=62", "Cannot split 61 tokens across 62 ranks"],
+    ["--strategy=ulysses --ranks=3", "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks"],
+  ];
+  for (const [flags, says] of cases) {
+    const args = [`${GOLDEN}llama2`, "--device=reference", ...flags.split(" ")];
+    const { code, stderr } = await runCommand("verify_main.ts", args, { denyProcesses: true });
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, says);
+  }
 });

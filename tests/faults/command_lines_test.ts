@@ -6,7 +6,7 @@ const GOLDEN = new URL("../golden/", import.meta.url).pathname;
 /** Command lines that must be refused before any process starts, and what the refusal has to say. */
 const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string])[] = [
   ["main.ts", "--stratgey=ring", "there is no such flag, did you mean --strategy?"],
-  ["main.ts", "--strategy=rings", "Cannot use --strategy=rings: it must be ring or single"],
+  ["main.ts", "--strategy=rings", "Cannot use --strategy=rings: it must be ring, ulysses or single"],
   ["main.ts", "--strategy=", "Cannot use --strategy without a value"],
   ["main.ts", "--strategy", "Cannot use --strategy without a value"],
   ["main.ts", "ring", "Cannot use ring: flags start with --"],
@@ -33,6 +33,14 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ["main.ts", "--seq=0", "Cannot use --seq=0"],
   ["main.ts", "--seq=1.5", "Cannot use --seq=1.5"],
   ["main.ts", "--seq=3 --ranks=4", "Cannot split 3 tokens across 4 ranks"],
+  ["main.ts", "--strategy=ulysses --seq=3 --ranks=4", "Cannot split 3 tokens across 4 ranks"],
+  [
+    "main.ts",
+    "--strategy=ulysses --model=tiny --ranks=3",
+    "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks",
+  ],
+  ["main.ts", "--strategy=ulysses --model=tiny --heads=12 --dim=96 --kv-heads=6 --ranks=4", "Cannot split 6 kv heads"],
+  ["main.ts", "--strategy=ulysses --placement=zigzag", "it leaves no choice"],
   ["main.ts", "--seq=2000000", "it has 1204998 tokens, at least 2000001 are needed"],
   ["main.ts", "--steps=2 --warmup=5", "at least one step must be measured"],
   ["main.ts", "--mini-sequence=none", "it must be auto, off or a whole number"],

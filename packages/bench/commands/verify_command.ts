@@ -113,7 +113,7 @@ async function verifyFolder(
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };
   try {
-    strategyEntry(run.strategy).check(run.train.seqTokens, run.ranks, run.placement);
+    strategyEntry(run.strategy).check(run.train.seqTokens, run.ranks, run.placement, model);
   } catch (error) {
     return { folder, unreadable: `${(error as Error).name}: ${(error as Error).message}` };
   }

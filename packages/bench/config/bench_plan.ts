@@ -166,7 +166,7 @@ function checkRun({ strategy, ranks, placement, model, train, warmup }: RunConfi
       `Cannot leave out --warmup=${warmup} of --steps=${train.steps}: at least one step must be measured`,
     );
   }
-  refusing(() => strategyEntry(strategy).check(train.seqTokens, ranks, placement));
+  refusing(() => strategyEntry(strategy).check(train.seqTokens, ranks, placement, model));
   refusing(() => new DataSource(text, train));
 }
 

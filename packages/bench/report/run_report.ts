@@ -7,14 +7,16 @@
 import { type Chunks, headChunkCount, type KernelTime, MEMORY_TAGS, mlpChunkCount, parameterCount } from "@mst/core";
 import type { RunConfig } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
+import { strategyEntry } from "../scenario.ts";
 import { formatFacts, formatTable } from "./table.ts";
 import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, formatRate } from "./units.ts";
 
 /** What a run is, in a line. */
 export function describeRun(run: RunConfig): string {
   const { strategy, ranks, placement, model, modelName, train, device } = run;
-  const topology = strategy === "single" ? "single, 1 rank" : `${strategy}, ${ranks} ranks, ${placement}`;
-  return `${topology}; model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
+  const { placements } = strategyEntry(strategy);
+  const topology = [strategy, ranks === 1 ? "1 rank" : `${ranks} ranks`, ...placements.length > 0 ? [placement] : []];
+  return `${topology.join(", ")}; model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
     `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, ` +
     `V ${model.vocab}); ${train.accumulate} x ${train.batch} x ${
       formatCount(train.seqTokens)
