@@ -118,7 +118,12 @@ export function testStrategy(strategy: StrategyCase): void {
   });
 }
 
-async function assertSameGradients(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+/** Asserts that loss and gradients are those of one rank, and the same to the bit on all. */
+export async function assertSameGradients(
+  strategy: StrategyCase,
+  shape: ConformanceShape,
+  ranks: number,
+): Promise<void> {
   const train = trainConfig(shape, { accumulate: 2 });
   const batches = randomBatches(shape, 2);
   const whole = await onOneRank(shape.model, train, (trainer) => trainer.gradients(batches));
@@ -151,7 +156,8 @@ async function assertSameTraining(strategy: StrategyCase, shape: ConformanceShap
   }
 }
 
-async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+/** Asserts that every rank sends in a step what the strategy's formulas say. */
+export async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
   for (const recompute of ["none", "layer"] as const) {
     const train = trainConfig(shape, { accumulate: 2, recompute });
     const batches = randomBatches(shape, 2);

@@ -1,18 +1,14 @@
-/** Every strategy through the suite of _conformance.ts. */
+/** DeepSpeed-Ulysses through the suite that every strategy passes. */
 
 import type { SequenceStrategy } from "@mst/core";
-import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
-import { type AttentionTraffic, type ConformanceShape, type ShapeName, SHAPES, testStrategy } from "./_conformance.ts";
-
-for (const placement of ["zigzag", "contiguous"] as const) {
-  testStrategy({
-    name: `ring, ${placement},`,
-    create: (options) => createRingStrategy({ ...options, placement }),
-    traffic: ringTraffic,
-    skips: [],
-  });
-}
+import {
+  type AttentionTraffic,
+  type ConformanceShape,
+  type ShapeName,
+  SHAPES,
+  testStrategy,
+} from "../conformance/_conformance.ts";
 
 const FIFTEEN_HEADS: readonly ShapeName[] = ["fifteen heads in groups of five", "fifteen heads, multi-query"];
 const FOUR_HEADS = (Object.keys(SHAPES) as ShapeName[]).filter((name) => !FIFTEEN_HEADS.includes(name));
@@ -40,18 +36,6 @@ testStrategy({
     },
   ],
 });
-
-/** Blocks of k and v, and in backward of dk and dv too, go around the ring. */
-function ringTraffic(
-  { model, seqTokens, batch }: ConformanceShape,
-  { rank, ranks, partition }: SequenceStrategy,
-): AttentionTraffic {
-  const { positions } = partition(seqTokens);
-  const pairBytes = positions.map((block) => 2 * 4 * batch * block.length * model.kvHeads * model.headDim);
-  const all = pairBytes.reduce((sum, bytes) => sum + bytes, 0);
-  const keys = all - pairBytes[(rank + 1) % ranks]; // every block but the one that the next rank owns
-  return { forward: keys, backward: keys + all };
-}
 
 /** The own tokens of everyone else's heads, and everyone else's tokens of the own heads. */
 function ulyssesTraffic(

@@ -1,0 +1,70 @@
+/** The suite must notice what it is there to notice. */
+
+import { assertRejects } from "@std/assert";
+import {
+  createReferenceBackend,
+  createReplicatedWeights,
+  createSingleStrategy,
+  ExchangeClock,
+  type SequenceStrategy,
+} from "@mst/core";
+import { assertAttentionMemory } from "./_attention_memory.ts";
+import { assertSameGradients, assertTraffic, SHAPES, type StrategyCase } from "./_conformance.ts";
+
+/** Every rank computes the whole sequence by itself, so that sums over two ranks are twice what they should be. */
+const repeated: StrategyCase = {
+  name: "repeated",
+  create: ({ backend, group }) => ({
+    ...createSingleStrategy(backend),
+    ...createReplicatedWeights(backend, group, new ExchangeClock()),
+    partition(seqTokens: number) {
+      const [all] = createSingleStrategy(backend).partition(seqTokens).positions;
+      return { seqTokens, positions: Array.from({ length: group.size }, () => all) };
+    },
+  }),
+  traffic: () => ({ forward: 0, backward: 0 }),
+  skips: [],
+};
+
+Deno.test("wrong gradients are noticed", async () => {
+  await assertSameGradients(repeated, SHAPES.ragged, 1);
+  await assertRejects(() => assertSameGradients(repeated, SHAPES.ragged, 2), Error, "loss over 2 ranks");
+});
+
+Deno.test("gradients that differ between ranks are noticed", async () => {
+  const uneven: StrategyCase = {
+    ...repeated,
+    create: ({ backend, group }) => ({
+      ...repeated.create({ backend, group }),
+      sumOverRanks: (values) => Promise.resolve([...values]),
+      // Within the tolerance, but not the same bits.
+      reduceGradients([gradient]) {
+        if (group.rank === 1) backend.ops.scale(gradient, 1 + 2 ** -22);
+        return Promise.resolve();
+      },
+    }),
+  };
+  await assertRejects(() => assertSameGradients(uneven, SHAPES.ragged, 2), Error, "same to the bit on every rank");
+});
+
+Deno.test("a byte that no formula has is noticed", async () => {
+  await assertTraffic(repeated, SHAPES.ragged, 2);
+  const silent = { ...repeated, traffic: () => ({ forward: 0, backward: 1 }) };
+  await assertRejects(() => assertTraffic(silent, SHAPES.ragged, 2), Error, "bytes that rank 0 of 2 sends");
+});
+
+Deno.test("an element that no formula has is noticed", async () => {
+  for (const field of ["heldBytes", "savedBytes", "forwardBytes", "backwardBytes"] as const) {
+    await using backend = createReferenceBackend();
+    const strategy = createSingleStrategy(backend);
+    await assertAttentionMemory(backend, strategy, SHAPES.ragged);
+    const wrong: SequenceStrategy = {
+      ...strategy,
+      attentionMemory(...args) {
+        const memory = strategy.attentionMemory(...args);
+        return { ...memory, [field]: memory[field] + 4 };
+      },
+    };
+    await assertRejects(() => assertAttentionMemory(backend, wrong, SHAPES.ragged), Error, "rank 0 of 1");
+  }
+});

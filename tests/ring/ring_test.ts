@@ -1,0 +1,26 @@
+/** Ring Attention through the suite that every strategy passes. */
+
+import type { SequenceStrategy } from "@mst/core";
+import { createRingStrategy } from "@mst/ring";
+import { type AttentionTraffic, type ConformanceShape, testStrategy } from "../conformance/_conformance.ts";
+
+for (const placement of ["zigzag", "contiguous"] as const) {
+  testStrategy({
+    name: `ring, ${placement},`,
+    create: (options) => createRingStrategy({ ...options, placement }),
+    traffic: ringTraffic,
+    skips: [],
+  });
+}
+
+/** Blocks of k and v, and in backward of dk and dv too, go around the ring. */
+function ringTraffic(
+  { model, seqTokens, batch }: ConformanceShape,
+  { rank, ranks, partition }: SequenceStrategy,
+): AttentionTraffic {
+  const { positions } = partition(seqTokens);
+  const pairBytes = positions.map((block) => 2 * 4 * batch * block.length * model.kvHeads * model.headDim);
+  const all = pairBytes.reduce((sum, bytes) => sum + bytes, 0);
+  const keys = all - pairBytes[(rank + 1) % ranks]; // every block but the one that the next rank owns
+  return { forward: keys, backward: keys + all };
+}
