@@ -47,7 +47,6 @@ export { recompute } from "./recompute/recompute.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
 export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
-export { allReduceGradients } from "./strategy/reduce_gradients.ts";
 export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/replicated_weights.ts";
 export { createSingleStrategy } from "./strategy/single.ts";
 export type {
@@ -58,6 +57,7 @@ export type {
   TokenPartition,
 } from "./strategy/strategy.ts";
 export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
+export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
 export { type DType, ELEMENT_BYTES, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
@@ -80,6 +80,7 @@ export { hasModelWeights, readModelFolder, readModelWeights } from "./train/mode
 export { createAdamW, type Optimizer } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, writeSafetensors } from "./train/safetensors_writer.ts";
+export { createStateSharding, type StateSharding } from "./train/state_sharding.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
 export { segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";

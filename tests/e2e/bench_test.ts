@@ -56,7 +56,7 @@ Deno.test("a run over a ring reports configuration, losses, speed, times, memory
 Deno.test("losses do not depend on the strategy, the number of ranks or the placement", async () => {
   const args = [...REFERENCE, "--batch=2", "--accumulate=2", "--seed=7"];
   const runs = ["--strategy=single", "--ranks=1", "--ranks=2", "--ranks=3 --placement=contiguous", "--ranks=4"];
-  runs.push("--strategy=ulysses --ranks=2", "--strategy=ulysses --ranks=4");
+  runs.push("--strategy=ulysses --ranks=2", "--strategy=ulysses --ranks=4", "--ranks=3 --shard=optimizer");
   const [single, ...others] = await Promise.all(
     runs.map(async (flags) => (await benchReport([...args, ...flags.split(" ")])).report.runs[0].summary.losses),
   );

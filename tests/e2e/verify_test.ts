@@ -38,6 +38,7 @@ for (
     "--ranks=4",
     "--strategy=ulysses --ranks=2 --recompute=none",
     "--strategy=ulysses --ranks=4",
+    "--ranks=3 --shard=optimizer",
   ]
 ) {
   Deno.test(`golden cases over processes, reference backend: ${flags}`, () =>

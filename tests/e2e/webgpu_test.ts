@@ -17,6 +17,7 @@ for (
     "--strategy=single --mini-sequence=3",
     "--ranks=2 --recompute=none",
     "--ranks=3 --mini-sequence=7 --recompute=selective",
+    "--ranks=3 --shard=optimizer",
     "--ranks=4 --placement=contiguous",
     "--strategy=ulysses --ranks=2",
     "--strategy=ulysses --ranks=4 --mini-sequence=7 --recompute=none",

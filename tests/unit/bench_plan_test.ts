@@ -43,13 +43,15 @@ Deno.test("defaults are sized for what computes", async () => {
     assertEquals(run.model, MODEL_PRESETS[sizes.model]);
     assertEquals(run.ranks, ranks);
     assertEquals([run.train.mlpChunks, run.train.headChunks, run.train.recompute], ["auto", "auto", "layer"]);
+    assertEquals(run.train.shard, "none");
   }
 });
 
 Deno.test("given values win over defaults", async () => {
   const { run, mode, jsonFile } = await plan([
     ..."--strategy=single --device=reference --model=125m --seq=70 --batch=2 --accumulate=3 --steps=4".split(" "),
-    ..."--warmup=2 --mini-sequence=7 --head-chunks=off --recompute=selective --lr=0.5 --lr-warmup=1".split(" "),
+    ..."--warmup=2 --mini-sequence=7 --head-chunks=off --recompute=selective --shard=optimizer --lr=0.5 --lr-warmup=1"
+      .split(" "),
     ..."--schedule=constant --clip=0 --seed=9 --timeout=5 --profile --verify --json=/tmp/mst-plan.json".split(" "),
   ], TWO_GPUS);
   assertEquals([run.strategy, run.ranks, run.device, run.modelName], ["single", 1, "reference", "125m"]);
@@ -64,6 +66,7 @@ Deno.test("given values win over defaults", async () => {
     mlpChunks: 7,
     headChunks: 1,
     recompute: "selective",
+    shard: "optimizer",
     learningRate: 0.5,
     warmupSteps: 1,
     schedule: "constant",

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { MODEL_PRESETS, RECOMPUTE_POLICIES } from "@mst/core";
+import { MODEL_PRESETS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
 import { STRATEGY_NAMES } from "../scenario.ts";
 import { choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts";
 
@@ -37,6 +37,10 @@ const RUN_FLAGS = {
   recompute: choice(RECOMPUTE_POLICIES, {
     help: "activations that backward computes again: none, the cheap ones, or whole layers",
     otherwise: "layer",
+  }),
+  shard: choice(SHARD_STAGES, {
+    help: "what ranks divide among themselves: nothing, or the moments of AdamW (ZeRO stage 1); no change on 1 rank",
+    otherwise: "none",
   }),
   timeout: count({
     max: 86400,

@@ -107,6 +107,7 @@ async function verifyFolder(
       seqTokens: inputIds.length,
       steps: losses.length,
       recompute: flags.recompute,
+      shard: flags.shard,
     }),
     warmup: 0,
     profile: false,

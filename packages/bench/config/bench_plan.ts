@@ -87,6 +87,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         steps,
         seed: flags.seed,
         recompute: flags.recompute,
+        shard: flags.shard,
         learningRate: flags.lr,
         warmupSteps: flags["lr-warmup"],
         schedule: flags.schedule,

@@ -29,7 +29,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   const { tokensPerSecond, stepMs, losses, measuredSteps } = summary;
   const facts: [string, string][] = [
     ["device", summary.deviceName],
-    ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}`],
+    ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
     ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
     [
       "tokens/s",

@@ -11,6 +11,9 @@ const count = z.number().int().positive();
 /** Which activations are kept for backward; the table in `recompute/policy.ts` says what each policy keeps. */
 export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
 
+/** What of a model's states ranks divide among themselves: nothing, or AdamW's moments (ZeRO stage 1). */
+export const SHARD_STAGES = ["none", "optimizer"] as const;
+
 /** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
 export const chunksSchema = z.union([z.literal("auto"), count]);
 
@@ -24,6 +27,7 @@ export const trainConfigSchema = z.strictObject({
   mlpChunks: chunksSchema.default("auto"),
   headChunks: chunksSchema.default("auto"),
   recompute: z.enum(RECOMPUTE_POLICIES).default("layer"),
+  shard: z.enum(SHARD_STAGES).default("none"),
   learningRate: z.number().nonnegative().default(1e-3),
   warmupSteps: z.number().int().nonnegative().default(0),
   schedule: z.enum(["cosine", "constant"]).default("cosine"),
@@ -42,6 +46,9 @@ export const trainConfigSchema = z.strictObject({
  * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
  */
 export type TrainConfig = z.infer<typeof trainConfigSchema>;
+
+/** How far a model's states are sharded. */
+export type ShardStage = TrainConfig["shard"];
 
 /** A recompute policy. */
 export type RecomputePolicy = TrainConfig["recompute"];

@@ -8,13 +8,20 @@ import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
-import { allReduceGradients } from "./reduce_gradients.ts";
 import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
+import { allGatherWeights, allReduceGradients, reduceScatterGradients } from "./weight_exchange.ts";
 
 /** The part of a strategy that replicated weights settle. */
 export type ReplicatedWeights = Pick<
   SequenceStrategy,
-  "rank" | "ranks" | "reduceGradients" | "sumOverRanks" | "beginStep" | "takeExchange"
+  | "rank"
+  | "ranks"
+  | "reduceGradients"
+  | "reduceScatterGradients"
+  | "gatherWeights"
+  | "sumOverRanks"
+  | "beginStep"
+  | "takeExchange"
 >;
 
 /**
@@ -35,6 +42,14 @@ export function createReplicatedWeights(
 
     reduceGradients(gradients: readonly Tensor[]): Promise<void> {
       return clock.exchange(() => allReduceGradients(backend, group, gradients));
+    },
+
+    reduceScatterGradients(gradients: readonly Tensor[]): Promise<void> {
+      return clock.exchange(() => reduceScatterGradients(backend, group, gradients));
+    },
+
+    gatherWeights(weights: readonly Tensor[]): Promise<void> {
+      return clock.exchange(() => allGatherWeights(backend, group, weights));
     },
 
     async sumOverRanks(values: readonly number[]): Promise<number[]> {

@@ -19,6 +19,8 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     attention: (shape, partition) => createLocalAttention(backend, shape, partition),
     attentionMemory: localAttentionMemory,
     reduceGradients: () => Promise.resolve(),
+    reduceScatterGradients: () => Promise.resolve(),
+    gatherWeights: () => Promise.resolve(),
     sumOverRanks: (values) => Promise.resolve([...values]),
     beginStep: () => {},
     takeExchange: () => ({ communicationMs: 0, bytesSent: 0 }),

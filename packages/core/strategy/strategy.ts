@@ -68,6 +68,13 @@ export interface SequenceStrategy {
   attentionMemory(shape: AttentionShape, partition: TokenPartition): AttentionMemory;
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
   reduceGradients(gradients: readonly Tensor[]): Promise<void>;
+  /**
+   * Puts this rank's segment of the sum over ranks into every gradient, `segmentBounds(size, ranks, rank)` of its
+   * elements; the others stay as they are.
+   */
+  reduceScatterGradients(gradients: readonly Tensor[]): Promise<void>;
+  /** Replaces all segments of every weight but this rank's by those of the ranks that own them. */
+  gatherWeights(weights: readonly Tensor[]): Promise<void>;
   /** Sums of each number over ranks. */
   sumOverRanks(values: readonly number[]): Promise<number[]>;
   /** Tells peers which step is under way, for their error messages. */

@@ -15,9 +15,11 @@ import { type ModelConfig, parameterCount } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, longestChunk, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
+import { parameterSpecs } from "../model/parameters.ts";
 import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
-import { ELEMENT_BYTES } from "../tensor/shape.ts";
+import { ELEMENT_BYTES, elementCount } from "../tensor/shape.ts";
+import { ownedElements } from "./state_sharding.ts";
 
 /** A moment of a step and the bytes live at it. */
 export interface MemoryMoment {
@@ -38,7 +40,7 @@ export interface MemoryEstimate {
 }
 
 /** The part of a strategy that the estimate asks. */
-export type EstimatedStrategy = Pick<SequenceStrategy, "rank" | "partition" | "attentionMemory">;
+export type EstimatedStrategy = Pick<SequenceStrategy, "rank" | "ranks" | "partition" | "attentionMemory">;
 
 /** Predicts the memory of training steps of one rank, as the ledger will count it. */
 export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy): MemoryEstimate {
@@ -48,8 +50,9 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const { dim: D, headDim: E, vocab: V, layers: L } = model;
   const attention = attentionElements(model, train, strategy, T);
 
-  const parameters = parameterCount(model);
-  const resident = 4 * parameters; // weights, gradients, and two moments
+  const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
+  const moments = 2 * ownedElements(sizes, strategy, train.shard);
+  const resident = 2 * parameterCount(model) + moments; // weights, gradients, and AdamW's moments
   const stepInputs = attention.held + S * E + train.accumulate - 1; // rotary table, losses of earlier micro-batches
   const base = resident + stepInputs;
 
@@ -68,10 +71,10 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     "attention backward": lastBackward + attention.backward,
     "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,
   };
-  const moments = Object.entries(elements)
+  const peaks = Object.entries(elements)
     .map(([moment, count]) => ({ moment, bytes: count * ELEMENT_BYTES }) as MemoryMoment)
     .sort((a, b) => b.bytes - a.bytes);
-  return { residentBytes: resident * ELEMENT_BYTES, peakBytes: moments[0].bytes, moments };
+  return { residentBytes: resident * ELEMENT_BYTES, peakBytes: peaks[0].bytes, moments: peaks };
 }
 
 /** Elements of an attention layer beyond its input, dy and the norm's rstd in what is held, saved and in forward. */

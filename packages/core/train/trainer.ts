@@ -15,6 +15,7 @@ import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { learningRateAt } from "./lr_schedule.ts";
 import { createAdamW, type Optimizer } from "./optimizer.ts";
+import { createStateSharding } from "./state_sharding.ts";
 
 /** What a trainer is made of. */
 export interface TrainerOptions {
@@ -87,7 +88,11 @@ export class Trainer implements Disposable {
     this.#train = train;
     const localRows = train.batch * strategy.partition(train.seqTokens).positions[strategy.rank].length;
     this.#parameters = createParameters(backend, model, { seed: train.seed, weights });
-    this.#optimizer = createAdamW(backend, this.#parameters.all);
+    this.#optimizer = createAdamW(
+      backend,
+      this.#parameters.all,
+      createStateSharding(backend, strategy, train.shard),
+    );
     this.#decoder = createDecoder({
       backend,
       model,
@@ -121,20 +126,22 @@ export class Trainer implements Disposable {
     const losses = await this.#forwardBackward(batches);
     const busy = this.#backend.takeBusyMs().then((busyMs) => ({ busyMs, atMs: performance.now() }));
     busy.catch(() => {});
-    const ring = this.#strategy.takeExchange();
-    await this.#reduceGradients();
+    const attention = this.#strategy.takeExchange();
+    await this.#optimizer.reduceGradients();
     const reduced = this.#strategy.takeExchange();
     const reducedAtMs = performance.now();
 
     const learningRate = learningRateAt(this.#step, this.#train);
     const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: this.#step };
-    using clip = this.#optimizer.step(options, clipNorm);
+    using clip = await this.#optimizer.step(options, clipNorm);
+    const gathered = this.#strategy.takeExchange();
     const [[gradNorm], ...lossSums] = await this.#backend.readAll([clip, ...losses]);
     const loss = await this.#meanLoss(lossSums, batches);
     const endMs = performance.now();
     const { busyMs = 0, atMs: computedAtMs } = await busy;
     const computePhaseMs = computedAtMs - startMs;
-    const exposedMs = Math.min(ring.communicationMs, Math.max(0, computePhaseMs - busyMs));
+    const exposedMs = Math.min(attention.communicationMs, Math.max(0, computePhaseMs - busyMs));
+    const weightsMs = reduced.communicationMs + gathered.communicationMs; // of gradients and weights
     losses.forEach((tensor) => tensor.free());
     this.#assertFinite(loss, gradNorm);
 
@@ -145,17 +152,17 @@ export class Trainer implements Disposable {
       learningRate,
       stepMs: endMs - startMs,
       computeMs: computePhaseMs - exposedMs,
-      communicationMs: ring.communicationMs + reduced.communicationMs,
-      exposedCommunicationMs: exposedMs + reduced.communicationMs,
-      optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs),
-      bytesSent: ring.bytesSent + reduced.bytesSent,
+      communicationMs: attention.communicationMs + weightsMs,
+      exposedCommunicationMs: exposedMs + weightsMs,
+      optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs) - gathered.communicationMs,
+      bytesSent: attention.bytesSent + reduced.bytesSent + gathered.bytesSent,
     };
   }
 
   /** Loss and gradients of the micro-batches, without an update. */
   async gradients(batches: readonly TokenBatch[]): Promise<GradientReport> {
     const losses = await this.#forwardBackward(batches);
-    await this.#reduceGradients();
+    await this.#strategy.reduceGradients(this.#parameters.all.flatMap(({ gradient }) => gradient ?? []));
     const trained = this.#parameters.all.filter(({ gradient }) => gradient);
     const values = await this.#backend.readAll([...losses, ...trained.map(({ gradient }) => gradient!)]);
     const loss = await this.#meanLoss(values.splice(0, losses.length), batches);
@@ -185,10 +192,6 @@ export class Trainer implements Disposable {
       losses.push(await this.#decoder.lossAndGradients(localBatch(batch, this.positions), scale));
     }
     return losses;
-  }
-
-  async #reduceGradients(): Promise<void> {
-    await this.#strategy.reduceGradients(this.#parameters.all.flatMap(({ gradient }) => gradient ?? []));
   }
 
   async #meanLoss(lossSums: readonly Float32Array[], batches: readonly TokenBatch[]): Promise<number> {
