@@ -1,15 +1,17 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { FrameError } from "../../packages/core/transport/errors.ts";
 import {
   decodeFrame,
   encodeControlFrame,
   encodeFrame,
+  encodeHead,
   type Frame,
   FRAME_HEADER_BYTES,
   frameBytes,
   MAX_FRAME_PAYLOAD_BYTES,
   MAX_MESSAGE_BYTES,
 } from "../../packages/core/transport/frame.ts";
+import { FrameReader } from "../../packages/core/transport/frame_reader.ts";
 import { MessageAssembler } from "../../packages/core/transport/message_assembler.ts";
 import { patternBytes, sameBytes } from "./_groups.ts";
 
@@ -66,7 +68,7 @@ const MALFORMED: Record<string, { bytes: () => Uint8Array; says: string }> = {
   "another magic": { bytes: () => patched((view) => view.setUint8(0, 0x4e)), says: "does not start with MSTF" },
   "another version": { bytes: () => patched((view) => view.setUint8(4, 2)), says: "version 2: wanted version 1" },
   "kind 0": { bytes: () => patched((view) => view.setUint8(5, 0)), says: "unknown kind 0" },
-  "kind 8": { bytes: () => patched((view) => view.setUint8(5, 8)), says: "unknown kind 8" },
+  "kind 9": { bytes: () => patched((view) => view.setUint8(5, 9)), says: "unknown kind 9" },
   "a long label": { bytes: () => patched((view) => view.setUint16(6, 1025, true)), says: "the limit is 1024" },
   "a long payload": {
     bytes: () => patched((view) => view.setUint32(8, MAX_FRAME_PAYLOAD_BYTES + 1, true)),
@@ -102,6 +104,41 @@ for (const [name, { bytes, says }] of Object.entries(MALFORMED)) {
     assertThrows(() => decodeFrame(bytes()), FrameError, says);
   });
 }
+
+Deno.test("a payload apart is the message behind its head, and keeps its buffer", () => {
+  const reader = new FrameReader();
+  const payload = patternBytes(100, 1);
+  const frame = { ...FIRST, payload, totalBytes: 100 };
+  for (let turn = 0; turn < 2; turn++) {
+    assertEquals(reader.read(encodeHead(frame)), undefined);
+    assertEquals(reader.unfinished?.payloadBytes, 100);
+    const read = reader.read(payload);
+    assertEquals(read, frame);
+    assertStrictEquals(read!.payload.buffer, payload.buffer);
+    assertEquals(reader.unfinished, undefined);
+  }
+  assertEquals(reader.read(encode(FIRST)), FIRST);
+});
+
+Deno.test("a payload apart of another length, or a head without one, is refused", () => {
+  const reader = new FrameReader();
+  const head = encodeHead(FIRST);
+  reader.read(head);
+  assertThrows(() => reader.read(patternBytes(4, 1)), FrameError, "a payload of 4 bytes: its header says 3");
+  reader.read(patternBytes(3, 1));
+  assertThrows(() => reader.read(Uint8Array.of(...head, 1)), FrameError, "its header says 48");
+  assertThrows(() => decodeFrame(head), FrameError, "its payload is apart");
+  assertThrows(() => reader.read(encodeHead({ ...FIRST, payload: new Uint8Array(0) })), FrameError, "an empty frame");
+});
+
+Deno.test("the assembler hands over a whole message in the buffer that it came in", () => {
+  const payload = patternBytes(8, 1);
+  const whole: Frame = { ...FIRST, messageId: 0, payload, totalBytes: 8 };
+  assertStrictEquals(new MessageAssembler().push(whole)!.data.buffer, payload.buffer);
+  const view = { ...whole, payload: patternBytes(9, 1).subarray(1) };
+  const { data } = new MessageAssembler().push(view)!;
+  assertEquals([data.byteOffset, data.buffer.byteLength], [0, 8]);
+});
 
 Deno.test("the assembler wants frames in order and without gaps", () => {
   const [first, second, third] = [0, 4, 8].map((offsetBytes) => part(0, offsetBytes));

@@ -7,8 +7,15 @@
  *
  * @module
  */
+import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
+import { release } from "./release.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
+
+/** Floats of a message of a reduction: one frame, so that neither end copies it. */
+const PIECE_FLOATS = MAX_FRAME_PAYLOAD_BYTES / 4;
+/** Floats added in one call. */
+const BLOCK_FLOATS = 4096;
 
 /** What a collective needs of a process group. */
 export interface Exchange {
@@ -51,28 +58,32 @@ export async function reduceScatter(
   data: Float32Array,
   label: string,
 ): Promise<Float32Array<ArrayBuffer>> {
-  const { rank, size } = group;
-  let partial = segment(data, size, wrap(rank - 1, size));
-  for (let round = 0; round < size - 1; round++) {
-    const received = await shift(group, bytesOf(partial), `${label} round ${round}`);
-    const own = segment(data, size, wrap(rank - round - 2, size));
-    partial = asFloats(received, own.length);
-    for (let index = 0; index < own.length; index++) partial[index] += own[index];
-  }
-  return size === 1 ? data.slice() : partial as Float32Array<ArrayBuffer>;
+  if (group.size === 1) return data.slice();
+  const sum = new Float32Array(segment(data, group.size, group.rank).length);
+  const sending = new Sending();
+  await ringReduce(group, { data, label, sum, sending });
+  await sending.done;
+  return sum;
 }
 
 /** The sum in place: every segment is summed on one rank and copied to all, so that it is the same everywhere. */
 export async function allReduce(group: Exchange, data: Float32Array, label: string): Promise<void> {
   const { rank, size } = group;
   if (size === 1) return;
-  let segmentBytes = bytesOf(await reduceScatter(group, data, `${label} reduce`));
-  segment(data, size, rank).set(asFloats(segmentBytes, segment(data, size, rank).length));
+  const sending = new Sending();
+  const sendRound = (piece: Float32Array, round: number) => sendPiece(group, piece, `${label} gather round ${round}`);
+  const sum = segment(data, size, rank);
+  const summed = (piece: Float32Array) => sending.add(sendRound(piece, 0));
+  await ringReduce(group, { data, label: `${label} reduce`, sum, sending, summed });
   for (let round = 0; round < size - 1; round++) {
-    segmentBytes = await shift(group, segmentBytes, `${label} gather round ${round}`);
     const into = segment(data, size, wrap(rank - round - 1, size));
-    into.set(asFloats(segmentBytes, into.length));
+    await receivePieces(group, into.length, `${label} gather round ${round}`, (piece, start) => {
+      into.set(piece, start);
+      if (round < size - 2) sending.addAndRelease(sendRound(piece, round + 1), piece);
+      else release(piece);
+    });
   }
+  await sending.done;
 }
 
 /** Every rank's part for every rank, each pair exchanging directly, all pairs at once. */
@@ -126,6 +137,105 @@ export async function barrier(group: Exchange, label: string): Promise<void> {
   }
 }
 
+/** What a ring reduction works on. */
+interface Reduction {
+  /** Summed over the ranks; left as it is, but for `sum`. */
+  readonly data: Float32Array;
+  readonly label: string;
+  /** Where this rank's segment of the sum goes, which may be that segment of `data`. */
+  readonly sum: Float32Array;
+  /** What is still being sent; the caller waits for it. */
+  readonly sending: Sending;
+  /** Called with each piece of `sum`, in order, once it is complete. */
+  readonly summed?: (piece: Float32Array) => void;
+}
+
+/**
+ * Partial sums of all segments but the own one go round, piece by piece: a piece is passed on as soon as this rank has
+ * added its part, while those behind it are still on their way.
+ */
+async function ringReduce(group: Exchange, { data, label, sum, sending, summed }: Reduction): Promise<void> {
+  const { rank, size } = group;
+  for (const piece of pieces(segment(data, size, wrap(rank - 1, size)))) {
+    sending.add(sendPiece(group, piece, `${label} round 0`));
+  }
+  for (let round = 0; round < size - 1; round++) {
+    const own = segment(data, size, wrap(rank - round - 2, size));
+    await receivePieces(group, own.length, `${label} round ${round}`, (partial, start) => {
+      const end = start + partial.length;
+      if (round < size - 2) {
+        add(partial, own.subarray(start, end), partial);
+        sending.addAndRelease(sendPiece(group, partial, `${label} round ${round + 1}`), partial);
+      } else {
+        const piece = sum.subarray(start, end);
+        add(partial, own.subarray(start, end), piece);
+        release(partial);
+        summed?.(piece);
+      }
+    });
+  }
+}
+
+/** Messages being sent, in order, while the collective goes on. */
+class Sending {
+  readonly #sends: Promise<void>[] = [];
+
+  /** Resolves once all are taken. */
+  get done(): Promise<unknown> {
+    return Promise.all(this.#sends);
+  }
+
+  add(send: Promise<void>): void {
+    // Its failure is that of the group, which the receiver meets as well, perhaps before anyone waits for `done`.
+    send.catch(() => {});
+    this.#sends.push(send);
+  }
+
+  addAndRelease(send: Promise<void>, piece: Float32Array<ArrayBuffer>): void {
+    this.add(send.then(() => release(piece)));
+  }
+}
+
+function sendPiece(group: Exchange, piece: Float32Array, label: string): Promise<void> {
+  return group.send(wrap(group.rank + 1, group.size), bytesOf(piece), label);
+}
+
+/** Receives a segment of `length` floats from the rank before, piece by piece. */
+async function receivePieces(
+  group: Exchange,
+  length: number,
+  label: string,
+  take: (piece: Float32Array<ArrayBuffer>, start: number) => void,
+): Promise<void> {
+  const from = wrap(group.rank - 1, group.size);
+  for (let start = 0; start <= length; start += PIECE_FLOATS) {
+    const piece = await group.recv(from, label);
+    take(asFloats(piece, Math.min(PIECE_FLOATS, length - start)), start);
+  }
+}
+
+/**
+ * The pieces of a segment, all of `PIECE_FLOATS` but the last, which is shorter and may be empty: so ranks that disagree
+ * on the length find a piece of another length than they want.
+ */
+function* pieces(segment: Float32Array): Generator<Float32Array> {
+  for (let start = 0; start <= segment.length; start += PIECE_FLOATS) {
+    yield segment.subarray(start, start + PIECE_FLOATS);
+  }
+}
+
+/** `into` becomes the sum; it may be one of the terms. */
+function add(left: Float32Array, right: Float32Array, into: Float32Array): void {
+  for (let start = 0; start < into.length; start += BLOCK_FLOATS) {
+    addBlock(left, right, into, start, Math.min(start + BLOCK_FLOATS, into.length));
+  }
+}
+
+/** A function of its own, called often, since that is what makes a compiler spend time on it. */
+function addBlock(left: Float32Array, right: Float32Array, into: Float32Array, start: number, end: number): void {
+  for (let index = start; index < end; index++) into[index] = left[index] + right[index];
+}
+
 /** One round of a ring: to the next rank, from the one before. */
 async function shift(group: Exchange, data: Uint8Array, label: string): Promise<Bytes> {
   const { rank, size } = group;
@@ -144,7 +254,7 @@ function segment(data: Float32Array, size: number, index: number): Float32Array 
 function asFloats(bytes: Bytes, length: number): Float32Array<ArrayBuffer> {
   if (bytes.length !== 4 * length) {
     throw new RangeError(
-      `Cannot reduce a segment of ${bytes.length} bytes into one of ${4 * length}: the ranks must pass equal lengths`,
+      `Cannot reduce ${bytes.length} bytes into ${4 * length}: the ranks must pass equal lengths`,
     );
   }
   return new Float32Array(bytes.buffer);

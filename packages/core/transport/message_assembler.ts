@@ -32,7 +32,8 @@ export class MessageAssembler {
   }
 
   /**
-   * Copies the payload of a data frame to its place and returns the message that it completes, if it completes one.
+   * Takes a data frame in and returns the message that it completes, if it completes one. A payload that is a whole
+   * message and alone in its buffer is that message; others are copied to their place.
    *
    * @throws {FrameError} If another frame had to come, or if there is no memory for the message
    */
@@ -42,6 +43,10 @@ export class MessageAssembler {
     }
     if (frame.offsetBytes !== this.#receivedBytes) {
       throw new FrameError(`Cannot take a frame at offset ${frame.offsetBytes}: wanted offset ${this.#receivedBytes}`);
+    }
+    if (frame.payload.length === frame.totalBytes) {
+      this.#nextId += 1;
+      return { label: frame.label, data: ownBytes(frame.payload) };
     }
     const message = this.#message ?? this.#begin(frame);
     if (frame.totalBytes !== message.length) {
@@ -65,4 +70,10 @@ export class MessageAssembler {
     this.#label = frame.label;
     return this.#message;
   }
+}
+
+/** The bytes alone in their buffer: themselves if they are, else a copy. */
+function ownBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const alone = bytes.buffer instanceof ArrayBuffer && bytes.buffer.byteLength === bytes.length;
+  return (alone ? bytes : bytes.slice()) as Uint8Array<ArrayBuffer>;
 }

@@ -6,14 +6,18 @@
 import { decodeAbort, encodeAbort } from "./control_payload.ts";
 import { FrameError, type PeerFailure } from "./errors.ts";
 import { fillerAfter } from "./filler.ts";
-import { decodeFrame, encodeControlFrame, encodeFrame, type Frame, frameBytes, type FrameKind } from "./frame.ts";
+import { encodeControlFrame, encodeFrame, encodeHead, type Frame, frameBytes, type FrameKind } from "./frame.ts";
 import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
+import { FrameReader } from "./frame_reader.ts";
 import { ABORT_GRACE_MS, BaseLink, LinkFailedError } from "./link.ts";
 import { MessageAssembler } from "./message_assembler.ts";
+import { release } from "./release.ts";
 
 /** Bytes that may wait in the socket: four full frames keep it busy from one poll to the next. */
 const HIGH_WATER_BYTES = 4 * MAX_FRAME_PAYLOAD_BYTES;
 const LONGEST_POLL_MS = 16;
+/** Shortest payload that goes apart: copying less behind its head costs less than a message more. */
+const APART_BYTES = 64 * 1024;
 
 interface OutgoingMessage {
   readonly label: string;
@@ -42,6 +46,7 @@ export interface PeerLinkOptions {
 export class PeerLink extends BaseLink {
   readonly #socket: WebSocket;
   readonly #accepted: boolean;
+  readonly #reader = new FrameReader();
   readonly #assembler = new MessageAssembler();
   readonly #outgoing: OutgoingMessage[] = [];
   readonly #disconnected = Promise.withResolvers<void>();
@@ -93,6 +98,8 @@ export class PeerLink extends BaseLink {
   protected override describeWant(): string {
     const { missingBytes, label } = this.#assembler;
     if (missingBytes > 0) return `wanted ${missingBytes} more of "${label}"`;
+    const head = this.#reader.unfinished;
+    if (head) return `wanted ${head.totalBytes} more of "${head.label}"`;
     const { bufferedAmount } = this.#socket;
     return bufferedAmount > 0 ? `${bufferedAmount} sent to it are not taken` : "wanted a message";
   }
@@ -116,15 +123,23 @@ export class PeerLink extends BaseLink {
       if (this.#socket.bufferedAmount >= HIGH_WATER_BYTES) await this.#drain();
       if (this.failed) return;
       const payload = data.subarray(offsetBytes, offsetBytes + MAX_FRAME_PAYLOAD_BYTES);
-      const first = { label: offsetBytes === 0 ? label : "", payload };
-      const frame = { ...first, kind: "data" as const, messageId, totalBytes: data.length, offsetBytes };
-      // The socket copies what it is given, so that one buffer serves all frames.
-      const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
-      this.#socket.send(bytes);
-      const filler = this.#accepted ? undefined : fillerAfter(bytes.length);
-      if (filler) this.#socket.send(filler);
+      const labelled = offsetBytes === 0 ? label : "";
+      this.#sendFrame({ kind: "data", messageId, label: labelled, totalBytes: data.length, offsetBytes, payload });
       offsetBytes += payload.length;
     } while (offsetBytes < data.length);
+  }
+
+  /** The socket copies what it is given, so that one buffer serves all frames and payloads are sent as they lie. */
+  #sendFrame(frame: Frame): void {
+    if (frame.payload.length >= APART_BYTES) {
+      this.#socket.send(encodeHead(frame));
+      this.#socket.send(frame.payload as Uint8Array<ArrayBuffer>);
+      return;
+    }
+    const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
+    this.#socket.send(bytes);
+    const filler = this.#accepted ? undefined : fillerAfter(bytes.length);
+    if (filler) this.#socket.send(filler);
   }
 
   /** Waits until the socket has room, polling since sockets have no event for it. */
@@ -155,7 +170,9 @@ export class PeerLink extends BaseLink {
   #receive(data: unknown): void {
     try {
       if (!(data instanceof ArrayBuffer)) throw new FrameError("Cannot read a text message: wanted binary frames");
-      const frame = decodeFrame(new Uint8Array(data));
+      this.watch.alive();
+      const frame = this.#reader.read(new Uint8Array(data));
+      if (!frame) return;
       if (!this.failed) this.#take(frame);
       if (frame.kind === "abort" || frame.kind === "goodbye") this.#socket.close();
     } catch (error) {
@@ -165,7 +182,6 @@ export class PeerLink extends BaseLink {
   }
 
   #take(frame: Frame): void {
-    this.watch.alive();
     if (this.departed) throw new FrameError(`Cannot take a ${frame.kind} frame: the peer has said goodbye`);
     switch (frame.kind) {
       case "data":
@@ -190,6 +206,7 @@ export class PeerLink extends BaseLink {
   #takeData(frame: Frame): void {
     this.watch.progress();
     const message = this.#assembler.push(frame);
+    if (message?.data !== frame.payload) release(frame.payload);
     if (!message) return;
     if (this.#accepted) this.#sendControl("pong");
     this.deliver(message);
