@@ -4,11 +4,11 @@
  * @module
  */
 import { assert, assertEquals, assertNotStrictEquals, assertRejects } from "@std/assert";
-import { segmentBounds } from "../../packages/core/transport/collectives.ts";
+import { PIECE_FLOATS, segmentBounds } from "../../packages/core/transport/collectives.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { Random } from "../_support/random.ts";
 import { delay, patternBytes, sameBytes } from "./_groups.ts";
-import { checkTraffic, onRanks, ringReduceTraffic, segmentLength } from "./_traffic.ts";
+import { checkTraffic, onRanks, ringReduceMessages, ringReduceTraffic, segmentLength } from "./_traffic.ts";
 
 const MIB = 1024 * 1024;
 
@@ -115,7 +115,7 @@ async function gatherUneven(groups: ProcessGroup[]): Promise<void> {
 
 async function scatterRagged(groups: ProcessGroup[]): Promise<void> {
   const size = groups.length;
-  for (const length of [0, 1, 7, 1000, 1_300_001]) {
+  for (const length of [0, 1, 7, 1000, size * PIECE_FLOATS, 1_300_001]) {
     const data = groups.map((_, rank) => Float32Array.from({ length }, (_, index) => (index % 97) * (rank + 1)));
     const ranksSummed = size * (size + 1) / 2;
     await checkTraffic(groups, (group) => {
@@ -132,7 +132,7 @@ async function scatterRagged(groups: ProcessGroup[]): Promise<void> {
         },
         bytesSent: size === 1 ? 0 : 4 * (length - (end - start)),
         bytesReceived: size === 1 ? 0 : 4 * (length - segmentLength(length, size, group.rank - 1)),
-        messagesSent: size - 1,
+        messagesSent: size === 1 ? 0 : ringReduceMessages(length, size, group.rank),
         collectives: { reduceScatter: 1 },
       };
     });
@@ -141,7 +141,7 @@ async function scatterRagged(groups: ProcessGroup[]): Promise<void> {
 
 async function reduceBitwise(groups: ProcessGroup[]): Promise<void> {
   const size = groups.length;
-  for (const length of [0, 1, 5, 4099, 1_200_001]) {
+  for (const length of [0, 1, 5, 4099, size * PIECE_FLOATS, 1_200_001]) {
     const data = groups.map((_, rank) => new Random(1000 * rank + length).normals(length));
     const inputs = data.map((values) => values.slice());
     await checkTraffic(groups, (group) => ({

@@ -9,6 +9,7 @@ import {
   decodeFrame,
   encodeControlFrame,
   encodeFrame,
+  encodeHead,
   type Frame,
   frameBytes,
 } from "../../packages/core/transport/frame.ts";
@@ -77,6 +78,11 @@ export function dataFrame(fields: Partial<Frame> & { payload: Uint8Array }): Uin
   const whole = { messageId: 0, label: "x", totalBytes: fields.payload.length, offsetBytes: 0 };
   const frame: Frame = { kind: "data", ...whole, ...fields };
   return encodeFrame(frame, new Uint8Array(frameBytes(frame)));
+}
+
+/** The head of a data frame whose payload would be the next WebSocket message; a whole message. */
+export function dataHead(payload: Uint8Array, label = "x"): Uint8Array<ArrayBuffer> {
+  return encodeHead({ kind: "data", messageId: 0, label, totalBytes: payload.length, offsetBytes: 0, payload });
 }
 
 /** Joins a run of two as rank 1 over TCP, and never reads a byte behind the welcome. Returns the connection. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { segmentBounds } from "../../packages/core/transport/collectives.ts";
+import { PIECE_FLOATS, segmentBounds } from "../../packages/core/transport/collectives.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { statsSince } from "../../packages/core/transport/stats.ts";
 
@@ -48,8 +48,18 @@ export function ringReduceTraffic(
   return {
     bytesSent: 4 * ((length - own) + (length - next)),
     bytesReceived: 4 * ((length - previous) + (length - own)),
-    messagesSent: 2 * (size - 1),
+    messagesSent: ringReduceMessages(length, size, rank) + ringReduceMessages(length, size, rank + 1),
   };
+}
+
+/** Messages in which all segments but that of rank `left` are sent: whole pieces, and a shorter one behind. */
+export function ringReduceMessages(length: number, size: number, left: number): number {
+  let messages = 0;
+  for (let index = 0; index < size; index++) {
+    if (index === left % size) continue;
+    messages += Math.floor(segmentLength(length, size, index) / PIECE_FLOATS) + 1;
+  }
+  return messages;
 }
 
 /** Length of a rank's segment; ranks wrap around. */

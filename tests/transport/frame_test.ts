@@ -33,6 +33,9 @@ Deno.test("a frame has the documented layout", () => {
       "0700000000000000" + "0b00000000000000" + "0000000000000000" + "6b2c207600000000" + "010203",
   );
   assertEquals(checksum, fnv1a(encode(FIRST).subarray(0, FRAME_HEADER_BYTES + 8)));
+  const apart = encode(FIRST).slice(0, -3);
+  apart[5] = 8;
+  assertEquals(encodeHead(FIRST), sealed(apart));
 });
 
 Deno.test("frames of every kind, label and length come back as they were", () => {
@@ -96,6 +99,14 @@ const MALFORMED: Record<string, { bytes: () => Uint8Array; says: string }> = {
     says: "the first frame of a message",
   },
   "a control frame in parts": { bytes: () => encode({ ...FIRST, kind: "hello", label: "" }), says: "only data frames" },
+  "its payload apart and behind it": {
+    bytes: () => patched((view) => view.setUint8(5, 8)),
+    says: "a frame of 51 bytes: its header says 48",
+  },
+  "nothing apart, of nothing": {
+    bytes: () => encodeHead({ ...FIRST, totalBytes: 0, payload: new Uint8Array(0) }),
+    says: "an empty frame",
+  },
   "a ping with a payload": { bytes: () => encodeControlFrame("ping", Uint8Array.of(1)), says: "wanted none" },
 };
 
@@ -188,7 +199,11 @@ function patched(patch: (view: DataView) => void): Uint8Array {
 
 /** Patched, with the checksum that makes the rest of the header look right. */
 function resummed(patch: (view: DataView) => void): Uint8Array {
-  const bytes = patched(patch);
+  return sealed(patched(patch));
+}
+
+/** The bytes with the checksum of a head with a label of 8 bytes at most. */
+function sealed(bytes: Uint8Array): Uint8Array {
   const checksum = fnv1a(bytes.subarray(0, FRAME_HEADER_BYTES + 8));
   for (let index = 0; index < 4; index++) bytes[12 + index] = parseInt(checksum.slice(2 * index, 2 * index + 2), 16);
   return bytes;

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertLess, assertRejects } from "@std/assert";
+import { PIECE_FLOATS } from "../../packages/core/transport/collectives.ts";
 import { PeerError } from "../../packages/core/transport/errors.ts";
 import { delay, TRANSPORTS, withGroups } from "./_groups.ts";
 
@@ -75,13 +76,20 @@ for (const transport of TRANSPORTS) {
       assert(!first.signal.aborted && !second.signal.aborted, "an orderly leave is no failure");
     }));
 
-  Deno.test(`${transport.name}: ranks of different opinions on a length are told`, () =>
-    withGroups(transport, 2, async ([first, second]) => {
-      await Promise.all([
-        assertRejects(() => first.allReduce(new Float32Array(4)), RangeError, "the ranks must pass equal lengths"),
-        assertRejects(() => second.allReduce(new Float32Array(6)), RangeError, "the ranks must pass equal lengths"),
-      ]);
-    }));
+  Deno.test(`${transport.name}: ranks of different opinions on a length are told`, async () => {
+    // A few floats; whole pieces of which one rank has more; a piece with and without a rest.
+    for (const [length, other] of [[4, 6], [4 * PIECE_FLOATS, 6 * PIECE_FLOATS], [2 * PIECE_FLOATS, 4e6]]) {
+      for (const name of ["allReduce", "reduceScatter"] as const) {
+        const says = "the ranks must pass equal lengths";
+        await withGroups(transport, 2, async ([first, second]) => {
+          await Promise.all([
+            assertRejects(() => first[name](new Float32Array(length)), RangeError, says),
+            assertRejects(() => second[name](new Float32Array(other)), RangeError, says),
+          ]);
+        });
+      }
+    }
+  });
 
   Deno.test(`${transport.name}: a message that never comes is a timeout`, () =>
     withGroups(transport, 2, async ([first]) => {

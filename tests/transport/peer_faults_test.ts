@@ -11,7 +11,7 @@ import { PeerError } from "../../packages/core/transport/errors.ts";
 import { encodeControlFrame } from "../../packages/core/transport/frame.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { delay, joinRun, patternBytes, startRankZero } from "./_groups.ts";
-import { dataFrame, joinAsRogue, joinWithoutReading, type RawSocket } from "./_rogue_peer.ts";
+import { dataFrame, dataHead, joinAsRogue, joinWithoutReading, type RawSocket } from "./_rogue_peer.ts";
 
 const TIMEOUT_MS = 300;
 /** Timers of a busy machine are late, never early. */
@@ -68,6 +68,31 @@ Deno.test("a peer that says goodbye in the middle of a message breaks the protoc
     socket.send(encodeControlFrame("goodbye"));
     const error = await assertRejects(() => group.recv(1, "x"), PeerError, "6 bytes of a message are missing");
     assertEquals(error.kind, "protocol");
+  }));
+
+for (const [what, wrong] of Object.entries({ ping: encodeControlFrame("ping"), shorter: patternBytes(9, 1) })) {
+  Deno.test(`a peer that sends a ${what} message where a payload has to come breaks the protocol`, () =>
+    againstRogue(async (group, { socket }) => {
+      socket.send(dataHead(patternBytes(10, 1)));
+      socket.send(wrong);
+      const error = await assertRejects(() => group.recv(1, "x"), PeerError, "bytes: its header says 10");
+      assertEquals(error.kind, "protocol");
+    }));
+}
+
+Deno.test("a peer that stops behind a head is found by the timeout, with what it owes", () =>
+  againstRogue(async (group, { socket }) => {
+    socket.send(dataHead(patternBytes(1000, 1)));
+    await delay(50);
+    const error = await assertRejects(() => group.recv(1, "x"), PeerError, `wanted 1000 more of "x"`);
+    assertEquals(error.kind, "timeout");
+  }));
+
+Deno.test("a message whose payload is apart comes whole, however short", () =>
+  againstRogue(async (group, { socket }) => {
+    socket.send(dataHead(patternBytes(10, 1)));
+    socket.send(patternBytes(10, 1));
+    assertEquals(await group.recv(1, "x"), patternBytes(10, 1));
   }));
 
 Deno.test("a peer that closes in the middle of a message is noticed at once", () =>

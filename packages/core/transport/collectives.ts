@@ -7,13 +7,15 @@
  *
  * @module
  */
-import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
 import { release } from "./release.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** Floats of a message of a reduction: one frame, so that neither end copies it. */
-const PIECE_FLOATS = MAX_FRAME_PAYLOAD_BYTES / 4;
+/**
+ * Floats of a whole piece of a segment that is reduced. A piece is a message of one frame, so that neither end copies
+ * it, and short enough to lie in the processor's cache while it is received, summed and sent on.
+ */
+export const PIECE_FLOATS = 256 * 1024;
 /** Floats added in one call. */
 const BLOCK_FLOATS = 4096;
 

@@ -16,7 +16,7 @@ import { release } from "./release.ts";
 /** Bytes that may wait in the socket: four full frames keep it busy from one poll to the next. */
 const HIGH_WATER_BYTES = 4 * MAX_FRAME_PAYLOAD_BYTES;
 const LONGEST_POLL_MS = 16;
-/** Shortest payload that goes apart: copying less behind its head costs less than a message more. */
+/** Shortest payload that goes apart; long enough to push the head before it out of the socket, see `fillerAfter`. */
 const APART_BYTES = 64 * 1024;
 
 interface OutgoingMessage {

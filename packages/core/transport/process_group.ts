@@ -74,16 +74,18 @@ export interface ProcessGroup {
    * Sums `data` over the ranks and returns this rank's segment of the sum, `segmentBounds(data.length, size, rank)`.
    * `data` must be equally long everywhere and is left as it is.
    *
-   * Sends the bytes of all segments but this rank's own, in R − 1 messages (ring).
+   * Sends the bytes of all segments but this rank's own (ring), n floats of a segment in ⌊n / 262 144⌋ + 1 messages.
    *
    * @throws {RangeError} If the ranks pass different lengths
    */
   reduceScatter(data: Float32Array): Promise<Float32Array<ArrayBuffer>>;
 
   /**
-   * Replaces `data` by its sum over the ranks, bitwise the same on every rank. `data` must be equally long everywhere.
+   * Replaces `data` by its sum over the ranks, bitwise the same on every rank. `data` must be equally long everywhere;
+   * it is partly summed if the call fails, and must be left alone until it is done.
    *
-   * Ring reduce-scatter and ring all-gather: 2 (R − 1) messages.
+   * Ring reduce-scatter and ring all-gather: sends the bytes of all segments but this rank's own and of all but the next
+   * rank's, n floats of a segment in ⌊n / 262 144⌋ + 1 messages.
    *
    * @throws {RangeError} If the ranks pass different lengths
    */
