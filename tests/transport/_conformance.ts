@@ -48,7 +48,7 @@ function knowTheirPlace(groups: ProcessGroup[]): Promise<void> {
 }
 
 async function sendAnyLength(groups: ProcessGroup[]): Promise<void> {
-  for (const length of [0, 1, 7, 4096, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 9 * MIB + 5]) {
+  for (const length of [0, 1, 7, 4096, MIB / 16 - 1, MIB / 16, 5 * MIB, 16 * MIB, 16 * MIB + 1, 21 * MIB + 5]) {
     await onPairs(groups, async (from, to) => {
       if (length > 4096 && to.rank !== (from.rank + 1) % groups.length) return;
       const data = patternBytes(length, from.rank);
@@ -71,10 +71,10 @@ async function keepLabelsApart(groups: ProcessGroup[]): Promise<void> {
 
 async function reuseSentData(groups: ProcessGroup[]): Promise<void> {
   await onPairs(groups, async (from, to) => {
-    const data = patternBytes(5 * MIB, 1);
+    const data = patternBytes(17 * MIB, 1);
     await from.send(to.rank, data, "reused");
     data.fill(0);
-    assert(sameBytes(await to.recv(from.rank, "reused"), patternBytes(5 * MIB, 1)));
+    assert(sameBytes(await to.recv(from.rank, "reused"), patternBytes(17 * MIB, 1)));
   });
 }
 

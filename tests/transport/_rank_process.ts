@@ -24,9 +24,9 @@ async function exchange(group: ProcessGroup): Promise<number> {
   const [next, previous] = [(rank + 1) % size, (rank + size - 1) % size];
   const [received] = await Promise.all([
     group.recv(previous, "block"),
-    group.send(next, patternBytes(9 * 2 ** 20, rank), "block"),
+    group.send(next, patternBytes(17 * 2 ** 20, rank), "block"),
   ]);
-  if (!sameBytes(received, patternBytes(9 * 2 ** 20, previous))) throw new Error(`Cannot trust rank ${previous}`);
+  if (!sameBytes(received, patternBytes(17 * 2 ** 20, previous))) throw new Error(`Cannot trust rank ${previous}`);
   const sum = new Float32Array(1000).fill(rank + 1);
   await group.allReduce(sum);
   return sum[999];

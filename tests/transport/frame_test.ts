@@ -75,7 +75,7 @@ const MALFORMED: Record<string, { bytes: () => Uint8Array; says: string }> = {
   "a long label": { bytes: () => patched((view) => view.setUint16(6, 1025, true)), says: "the limit is 1024" },
   "a long payload": {
     bytes: () => patched((view) => view.setUint32(8, MAX_FRAME_PAYLOAD_BYTES + 1, true)),
-    says: "a payload of 4194305 bytes: the limit is 4194304",
+    says: "a payload of 16777217 bytes: the limit is 16777216",
   },
   "a byte less": { bytes: () => encode(FIRST).slice(0, -1), says: "a frame of 50 bytes: its header says 51" },
   "a byte more": { bytes: () => Uint8Array.of(...encode(FIRST), 0), says: "a frame of 52 bytes: its header says 51" },

@@ -27,8 +27,8 @@ import { FrameError } from "./errors.ts";
 
 /** Bytes before the label. */
 export const FRAME_HEADER_BYTES = 40;
-/** Largest payload of one frame; Deno refuses WebSocket messages of 64 MiB, and 4 MiB is where throughput levels off. */
-export const MAX_FRAME_PAYLOAD_BYTES = 4 * 1024 * 1024;
+/** Largest payload of one frame; Deno refuses WebSocket messages of 64 MiB. */
+export const MAX_FRAME_PAYLOAD_BYTES = 16 * 1024 * 1024;
 /** Longest label in UTF-8. */
 export const MAX_LABEL_BYTES = 1024;
 /** Longest message. */

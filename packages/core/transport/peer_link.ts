@@ -13,8 +13,13 @@ import { ABORT_GRACE_MS, BaseLink, LinkFailedError } from "./link.ts";
 import { MessageAssembler } from "./message_assembler.ts";
 import { release } from "./release.ts";
 
-/** Bytes that may wait in the socket: four full frames keep it busy from one poll to the next. */
-const HIGH_WATER_BYTES = 4 * MAX_FRAME_PAYLOAD_BYTES;
+/**
+ * A message that fits is one frame, which the receiver hands over as it came. Parts of a longer one, which it has to
+ * copy to their place, are shorter: they are still in the processor's cache then, and their memory serves the next.
+ */
+const PART_BYTES = 4 * 1024 * 1024;
+/** Bytes that may wait in the socket before a frame more: four parts keep it busy from one poll to the next. */
+const HIGH_WATER_BYTES = 4 * PART_BYTES;
 const LONGEST_POLL_MS = 16;
 /** Shortest payload that goes apart; long enough to push the head before it out of the socket, see `fillerAfter`. */
 const APART_BYTES = 64 * 1024;
@@ -118,11 +123,12 @@ export class PeerLink extends BaseLink {
 
   async #sendMessage({ label, data }: OutgoingMessage): Promise<void> {
     const messageId = this.#nextId++;
+    const partBytes = data.length <= MAX_FRAME_PAYLOAD_BYTES ? data.length : PART_BYTES;
     let offsetBytes = 0;
     do {
       if (this.#socket.bufferedAmount >= HIGH_WATER_BYTES) await this.#drain();
       if (this.failed) return;
-      const payload = data.subarray(offsetBytes, offsetBytes + MAX_FRAME_PAYLOAD_BYTES);
+      const payload = data.subarray(offsetBytes, offsetBytes + partBytes);
       const labelled = offsetBytes === 0 ? label : "";
       this.#sendFrame({ kind: "data", messageId, label: labelled, totalBytes: data.length, offsetBytes, payload });
       offsetBytes += payload.length;
