@@ -115,6 +115,16 @@ export async function survivors(pids: readonly number[], ms: number): Promise<nu
   }
 }
 
+/** Whether a process that was sent SIGSTOP is stopped after at most `ms`: all its threads have to notice. */
+export async function stopsWithin(pid: number, ms: number): Promise<boolean> {
+  const deadline = performance.now() + ms;
+  while ((await readStat(pid))?.state !== "T") {
+    if (performance.now() > deadline) return false;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  return true;
+}
+
 /** See proc(5): pid (name) state parent … and as field 22 the time of its start. */
 async function readStat(pid: number): Promise<{ state: string; parent: number; startedAt: number } | undefined> {
   const text = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => undefined);

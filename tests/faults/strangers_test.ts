@@ -3,7 +3,7 @@ import { launch, type RunConfig } from "@mst/bench";
 import { connectProcessGroup, MODEL_PRESETS, parseTrainConfig, PeerError } from "@mst/core";
 import { encodeHello } from "../../packages/core/transport/control_payload.ts";
 import { decodeFrame, encodeControlFrame, encodeFrame, frameBytes } from "../../packages/core/transport/frame.ts";
-import { childrenOf } from "../_support/processes.ts";
+import { childrenOf, stopsWithin } from "../_support/processes.ts";
 
 const RUN: RunConfig = {
   strategy: "ring",
@@ -20,25 +20,30 @@ const RUN: RunConfig = {
 
 /**
  * Runs training on two ranks, and holds rank 1 back until a stranger has done what it does at rank 0's door. The run must
- * go on as if nothing had been.
+ * go on as if nothing had been. Rank 1 is stopped only once rank 0 listens: while it starts it may hold the lock of
+ * Deno's cache, for which rank 0 would wait.
  */
 async function withStranger(visit: (url: string) => Promise<void>): Promise<void> {
   const listening = Promise.withResolvers<string>();
   const known = await childrenOf(Deno.pid);
+  const ranks: number[] = [];
   const launched = launch({
     job: { run: RUN },
     gpus: [],
     onEvent: (_, event) => {
-      if (event.type === "listening") listening.resolve(event.url);
+      if (event.type !== "listening") return;
+      if (ranks.length === 2) Deno.kill(ranks[1], "SIGSTOP");
+      listening.resolve(event.url);
     },
   });
   launched.catch(listening.reject);
-  const [, rank1] = (await childrenOf(Deno.pid)).filter((pid) => !known.includes(pid));
-  Deno.kill(rank1, "SIGSTOP");
+  ranks.push(...(await childrenOf(Deno.pid)).filter((pid) => !known.includes(pid)));
+  const url = await listening.promise;
   try {
-    await visit(await listening.promise);
+    assert(await stopsWithin(ranks[1], 5000), "rank 1 is held back");
+    await visit(url);
   } finally {
-    Deno.kill(rank1, "SIGCONT");
+    Deno.kill(ranks[1], "SIGCONT");
   }
   assertEquals((await launched).map(({ steps }) => steps.length), [2, 2]);
 }
