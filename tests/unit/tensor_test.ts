@@ -26,7 +26,9 @@ Deno.test("a tensor is freed exactly once", () => {
   const tensor = createReferenceBackend().empty([2, 3], "weights");
   tensor.free();
   assertThrows(() => tensor.free(), ReferenceError, "Cannot use a freed weights tensor of shape [2,3]");
-  for (const use of [() => tensor.share(), () => tensor.rows(0, 1), () => tensor.reshape([6])]) {
+  for (
+    const use of [() => tensor.share(), () => tensor.rows(0, 1), () => tensor.elements(0, 1), () => tensor.reshape([6])]
+  ) {
     assertThrows(use, ReferenceError, "freed");
   }
 });
@@ -57,10 +59,22 @@ Deno.test("a view of rows lies where the rows are", async () => {
   assertEquals([...await backend.read(whole)], [1, 2, 3, 4, 7, 8]);
 });
 
+Deno.test("elements of a view are those of its rows, one after the other", async () => {
+  const backend = createReferenceBackend();
+  using whole = backend.empty([3, 2], "activations");
+  backend.write(whole, Float32Array.of(1, 2, 3, 4, 5, 6));
+  using tail = whole.rows(1, 3);
+  using middle = tail.elements(1, 3);
+  assertEquals([middle.shape, [...await backend.read(middle)]], [[2], [4, 5]]);
+});
+
 Deno.test("views beyond the tensor are refused", () => {
   using tensor = createReferenceBackend().empty([3, 2], "activations");
   for (const [start, end] of [[-1, 2], [2, 1], [0, 4], [NaN, 2], [0, NaN]]) {
     assertThrows(() => tensor.rows(start, end), RangeError, `rows ${start} to ${end}`);
+  }
+  for (const [start, end] of [[-1, 2], [2, 1], [0, 7], [NaN, 2], [0, NaN]]) {
+    assertThrows(() => tensor.elements(start, end), RangeError, `elements ${start} to ${end}`);
   }
   assertThrows(() => tensor.reshape([5]), RangeError, "Cannot reshape [3,2] to [5]");
   using empty = tensor.rows(3, 3);

@@ -5,6 +5,7 @@
  */
 
 import { z } from "zod";
+import { parseBySchema } from "./parse.ts";
 
 const count = z.number().int().positive();
 
@@ -56,9 +57,7 @@ export type RopeScaling = z.infer<typeof ropeScalingSchema>;
  * @throws {RangeError} with one line per violated rule
  */
 export function parseModelConfig(values: unknown): ModelConfig {
-  const result = modelConfigSchema.safeParse(values);
-  if (result.success) return result.data;
-  throw new RangeError(result.error.issues.map((issue) => [...issue.path, issue.message].join(": ")).join("\n"));
+  return parseBySchema(modelConfigSchema, values);
 }
 
 /** Number of parameters: embedding, blocks, final norm and, unless tied, the LM head. */

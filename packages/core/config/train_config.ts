@@ -5,6 +5,7 @@
  */
 
 import { z } from "zod";
+import { parseBySchema } from "./parse.ts";
 
 const count = z.number().int().positive();
 
@@ -62,7 +63,5 @@ export type Chunks = z.infer<typeof chunksSchema>;
  * @throws {RangeError} with one line per violated rule
  */
 export function parseTrainConfig(values: unknown): TrainConfig {
-  const result = trainConfigSchema.safeParse(values);
-  if (result.success) return result.data;
-  throw new RangeError(result.error.issues.map((issue) => [...issue.path, issue.message].join(": ")).join("\n"));
+  return parseBySchema(trainConfigSchema, values);
 }

@@ -63,8 +63,7 @@ export async function allGatherWeights(
 /** Handle on the elements of a tensor that a rank owns; freed by the receiver. */
 function segmentOf(tensor: Tensor, { size }: ProcessGroup, rank: number): Tensor {
   const { start, end } = segmentBounds(tensor.size, size, rank);
-  using flat = tensor.reshape([tensor.size]);
-  return flat.rows(start, end);
+  return tensor.elements(start, end);
 }
 
 /** Calls `exchange` with the values of one tensor after the other. */

@@ -95,6 +95,14 @@ export class Tensor implements Disposable {
     return this.view([end - start, ...rest], start * elementCount(rest));
   }
 
+  /** A flat handle on elements `start` to `end` (exclusive) in row-major order, to be freed by its receiver. */
+  elements(start: number, end: number): Tensor {
+    if (!(start >= 0 && start <= end && end <= this.size)) {
+      throw new RangeError(`Cannot take elements ${start} to ${end} of a tensor of shape [${this.shape}]`);
+    }
+    return this.view([end - start], start);
+  }
+
   /** A handle on the same elements under other dims, to be freed by its receiver. */
   reshape(shape: Shape): Tensor {
     if (elementCount(shape) !== this.size) {

@@ -17,7 +17,7 @@ import { headChunkCount, longestChunk, mlpChunkCount } from "../mini_sequence/ch
 import { attentionShape } from "../model/decoder.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
-import type { SequenceStrategy } from "../strategy/strategy.ts";
+import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
 import { ELEMENT_BYTES, elementCount } from "../tensor/shape.ts";
 import { ownedElements } from "./state_sharding.ts";
 
@@ -48,7 +48,11 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const S = partition.positions[strategy.rank].length;
   const T = train.batch * S;
   const { dim: D, headDim: E, vocab: V, layers: L } = model;
-  const attention = attentionElements(model, train, strategy, T);
+  const attention = attentionElements(
+    model,
+    strategy.attentionMemory(attentionShape(model, train.batch), partition),
+    T,
+  );
 
   const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
   const moments = 2 * ownedElements(sizes, strategy, train.shard);
@@ -78,9 +82,8 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
 }
 
 /** Elements of an attention layer beyond its input, dy and the norm's rstd in what is held, saved and in forward. */
-function attentionElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy, T: number) {
+function attentionElements(model: ModelConfig, memory: AttentionMemory, T: number) {
   const { dim: D, heads: H, kvHeads: K, headDim: E } = model;
-  const memory = strategy.attentionMemory(attentionShape(model, train.batch), strategy.partition(train.seqTokens));
   return {
     held: memory.heldBytes / ELEMENT_BYTES,
     saved: memory.savedBytes / ELEMENT_BYTES,

@@ -36,8 +36,8 @@ export function createAdamW(backend: Backend, parameters: readonly Parameter[], 
     const { start, end } = sharding.own(value.size);
     if (start === end) return [];
     return [{
-      value: elements(value, start, end),
-      gradient: elements(gradient, start, end),
+      value: value.elements(start, end),
+      gradient: gradient.elements(start, end),
       m: zeros(backend, [end - start], "optimizer"),
       v: zeros(backend, [end - start], "optimizer"),
     }];
@@ -64,10 +64,4 @@ export function createAdamW(backend: Backend, parameters: readonly Parameter[], 
       for (const state of states) Object.values(state).forEach((tensor) => tensor.free());
     },
   };
-}
-
-/** Handle on elements of a tensor in row-major order. */
-function elements(tensor: Tensor, start: number, end: number): Tensor {
-  using flat = tensor.reshape([tensor.size]);
-  return flat.rows(start, end);
 }

@@ -9,6 +9,8 @@ import {
   eachRow,
   eachScore,
   eachSum,
+  maskKeys,
+  ownQueries,
   storeWeights,
   tileAccumulate,
   tileMain,
@@ -36,26 +38,15 @@ const KEY_ROWS = (start: string) => (i: string) => `sequence * params.keys + min
 /** WGSL of dq: workgroups own queries and walk over keys as the forward does. */
 export function tileQueryGradient(variant: TileVariant, layout: AttentionLayout, terms: BackwardTerms): string {
   const shape = tileShape(variant, layout.headDim);
-  const { rows, columns, xCount, yCount, pieces } = shape;
+  const { columns, xCount, pieces } = shape;
   const queries = (name: string): TileRows => ({ name, head: "head", row: QUERY_ROWS("first_row") });
   const keys = (name: string): TileRows => ({ name, head: "kv_head", row: KEY_ROWS("key") });
   return operandCode(backwardOperands("queries", terms), layout) + VISIBLE_KEYS + tileMemory(shape) + tileMain(
     shape,
     "heads",
     `
-  let kv_head = head * params.kv_heads / params.heads;
-  let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
-  if (local == 0u) {
-    let last = min(first_row + ${rows - 1}u, params.queries - 1u);
-    bounds = vec2u(visible_keys(last), visible_keys(first_row));
-  }
-  let seen = workgroupUniformLoad(&bounds);
-${
+${ownQueries(shape)}${
       eachRow(shape, (i) => `
-  let place_${i} = first_row + y + ${yCount * i}u;
-  let own_${i} = min(place_${i}, params.queries - 1u);
-  let row_${i} = sequence * params.queries + own_${i};
-  let visible_${i} = visible_keys(own_${i});
   let lse_${i} = lse[lse_index(row_${i}, head)] * ${LOG2_E};
   ${terms.delta ? `let delta_${i} = delta[delta_index(row_${i}, head)];` : ""}`)
     }
@@ -63,13 +54,7 @@ ${eachSum(shape, (i, u) => `  var dq_${i}_${u} = vec4f(0.0);`)}
   for (var key = 0u; key < seen.x; key += ${columns}u) {
 ${tileProduct(shape, "score", queries("q"), keys("k"))}
 ${eachScore(shape, (i, j) => `    score_${i}_${j} = score_${i}_${j} * (params.scale * ${LOG2_E}) - lse_${i};`)}
-    if (key + ${columns}u > seen.y) {
-${
-      eachScore(shape, (i, j) =>
-        `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, key + x * 4u + ${j}u < visible_${i});`)
-    }
-    }
-${terms.dWeight ? tileProduct(shape, "d_weight", queries("d_out"), keys("v")) : ""}
+${maskKeys(shape)}${terms.dWeight ? tileProduct(shape, "d_weight", queries("d_out"), keys("v")) : ""}
 ${
       eachScore(shape, (i, j) =>
         `    score_${i}_${j} = exp2(score_${i}_${j}) * ${dScore(terms, `d_weight_${i}_${j}`, `delta_${i}`)};`)

@@ -8,6 +8,8 @@ import {
   eachRow,
   eachScore,
   eachSum,
+  maskKeys,
+  ownQueries,
   storeWeights,
   tileAccumulate,
   tileMain,
@@ -23,7 +25,6 @@ import {
   FORWARD_OPERANDS,
   LN_2,
   LOG2_E,
-  MASKED,
   operandCode,
   VISIBLE_KEYS,
 } from "./attention_wgsl.ts";
@@ -67,19 +68,8 @@ var<workgroup> row_whole: array<f32, ${rows}>;
     shape,
     "heads",
     `
-  let kv_head = head * params.kv_heads / params.heads;
-  let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
-  if (local == 0u) {
-    let last = min(first_row + ${rows - 1}u, params.queries - 1u);
-    bounds = vec2u(visible_keys(last), visible_keys(first_row));
-  }
-  let seen = workgroupUniformLoad(&bounds);
-${
+${ownQueries(shape)}${
       eachRow(shape, (i) => `
-  let place_${i} = first_row + y + ${yCount * i}u;
-  let own_${i} = min(place_${i}, params.queries - 1u);
-  let row_${i} = sequence * params.queries + own_${i};
-  let visible_${i} = visible_keys(own_${i});
   ${
         resume
           ? `var top_${i} = lse[lse_index(row_${i}, head)] * ${LOG2_E};
@@ -97,13 +87,12 @@ ${
   for (var key = 0u; key < seen.x; key += ${columns}u) {
 ${tileProduct(shape, "score", queries, keys("k"))}
 ${eachScore(shape, (i, j) => `    score_${i}_${j} *= params.scale * ${LOG2_E};`)}
-    if (key + ${columns}u > seen.y) {
-${
-      eachScore(shape, (i, j) =>
-        `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, key + x * 4u + ${j}u < visible_${i});`)
+${maskKeys(shape)}${
+      across(
+        (i) => `max(max(score_${i}_0, score_${i}_1), max(score_${i}_2, score_${i}_3))`,
+        (a, b) => `max(${a}, ${b})`,
+      )
     }
-    }
-${across((i) => `max(max(score_${i}_0, score_${i}_1), max(score_${i}_2, score_${i}_3))`, (a, b) => `max(${a}, ${b})`)}
 ${
       eachRow(shape, (i) => `
     let highest_${i} = max(top_${i}, row_whole[y + ${yCount * i}u]);

@@ -14,7 +14,7 @@
 
 import { LINEAR_INDEX } from "../dispatch.ts";
 import type { TileShape, TileVariant } from "./attention_variant.ts";
-import { addDot, lines, range } from "./attention_wgsl.ts";
+import { addDot, lines, MASKED, range } from "./attention_wgsl.ts";
 
 /** A tile of rows: where they come from. */
 export interface TileRows {
@@ -51,6 +51,41 @@ fn main(
   let x = local % ${xCount}u;
   let y = local / ${xCount}u;
 ${body}}
+`;
+}
+
+/**
+ * The queries of a workgroup that owns a tile of them, the last tiles first, as these have the most keys: how many keys
+ * its last and its first query see (`seen`), and of each row that the invocation holds its place, the row of the tensor,
+ * and how many keys it sees. Rows past the end repeat the last.
+ */
+export function ownQueries(shape: TileShape): string {
+  const { rows, yCount } = shape;
+  return `  let kv_head = head * params.kv_heads / params.heads;
+  let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
+  if (local == 0u) {
+    let last = min(first_row + ${rows - 1}u, params.queries - 1u);
+    bounds = vec2u(visible_keys(last), visible_keys(first_row));
+  }
+  let seen = workgroupUniformLoad(&bounds);
+${
+    eachRow(shape, (i) => `
+  let place_${i} = first_row + y + ${yCount * i}u;
+  let own_${i} = min(place_${i}, params.queries - 1u);
+  let row_${i} = sequence * params.queries + own_${i};
+  let visible_${i} = visible_keys(own_${i});
+`)
+  }`;
+}
+
+/** Masks the scores of keys that a row of {@linkcode ownQueries} does not see, in tiles that not all rows see whole. */
+export function maskKeys(shape: TileShape): string {
+  return `    if (key + ${shape.columns}u > seen.y) {
+${
+    eachScore(shape, (i, j) =>
+      `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, key + x * 4u + ${j}u < visible_${i});`)
+  }
+    }
 `;
 }
 

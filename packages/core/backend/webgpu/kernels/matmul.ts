@@ -148,7 +148,7 @@ function matmulBlock(
     const end = name === "out" && parts > 1
       ? operands.out.size
       : Math.max(start, (rows.end - 1) * stride + columns.end);
-    const view = scope.own(flatView(operands[name], start, end));
+    const view = scope.own(operands[name].elements(start, end));
     const unit = canVectorize([view], [stride, columns.end - columns.start]) ? 4 : 1;
     return { view, vector: unit === 4, start: residual(view) / unit, stride: stride / unit };
   };
@@ -211,10 +211,4 @@ interface BoundOperand {
   readonly vector: boolean;
   readonly start: number;
   readonly stride: number;
-}
-
-/** A handle on the elements from `start` to `end` of a tensor, to be freed by its receiver. */
-function flatView(tensor: Tensor, start: number, end: number): Tensor {
-  using flat = tensor.reshape([tensor.size]);
-  return flat.rows(start, end);
 }

@@ -143,15 +143,7 @@ export function forElementBlocks<T extends readonly Tensor[]>(
   if (blocks.length === 1) return run(tensors, blocks[0]);
   for (const block of blocks) {
     const { start, end } = block;
-    withViews(
-      tensors,
-      (tensor) => {
-        using flat = tensor.reshape([tensor.size]);
-        return flat.rows(start, end);
-      },
-      run,
-      block,
-    );
+    withViews(tensors, (tensor) => tensor.elements(start, end), run, block);
   }
 }
 
