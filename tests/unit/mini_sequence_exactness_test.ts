@@ -9,7 +9,6 @@ import {
   headChunkCount,
   IGNORED_LABEL,
   type Layer,
-  localBatch,
   miniSequence,
   mlpChunkCount,
   type ModelConfig,
@@ -60,7 +59,7 @@ async function lossAndGradients(model: ModelConfig, batch: TokenBatch, run: Run)
   });
   let loss = 0;
   for (let i = 0; i < microBatches; i++) {
-    using total = await decoder.lossAndGradients(localBatch(batch, decoder.partition.positions[0]), scale);
+    using total = await decoder.lossAndGradients(batch, scale);
     loss += (await backend.read(total))[0];
   }
   const gradients = new Map<string, Float32Array>();

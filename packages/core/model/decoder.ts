@@ -16,7 +16,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
 import type { DecoderParameters } from "./parameters.ts";
 import { rotaryTable } from "./rope_table.ts";
-import type { TokenBatch } from "./token_batch.ts";
+import { localBatch, type TokenBatch } from "./token_batch.ts";
 
 /** What a decoder is made of. */
 export interface DecoderOptions {
@@ -43,12 +43,12 @@ export interface Decoder {
   /** Which positions each rank owns. */
   readonly partition: TokenPartition;
   /**
-   * Forward and backward of this rank's part of a micro-batch: adds gradients of scale · Σ losses to the parameters and
-   * returns the sum of losses of the local rows, unscaled: [1], owned by the caller.
+   * Forward and backward of a micro-batch, which every rank gets whole: adds gradients of scale · Σ losses of this rank's
+   * rows to the parameters and returns the sum of these losses, unscaled: [1], owned by the caller.
    */
-  lossAndGradients(local: TokenBatch, scale: number): Promise<Tensor>;
-  /** Logits of this rank's rows [B·S_local, V], on the host. */
-  logits(local: TokenBatch): Promise<Float32Array>;
+  lossAndGradients(batch: TokenBatch, scale: number): Promise<Tensor>;
+  /** Logits of this rank's rows of a micro-batch [B·S_local, V], on the host. */
+  logits(batch: TokenBatch): Promise<Float32Array>;
 }
 
 /** Makes a decoder; it holds no device memory between calls. */
@@ -56,7 +56,8 @@ export function createDecoder(
   { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy }: DecoderOptions,
 ): Decoder {
   const partition = strategy.partition(seqTokens);
-  const ropeValues = rotaryTable(model, partition.positions[strategy.rank]);
+  const positions = partition.positions[strategy.rank];
+  const ropeValues = rotaryTable(model, positions);
   const headWeights: LmHeadWeights = {
     norm: parameters.finalNorm,
     head: parameters.head,
@@ -94,8 +95,9 @@ export function createDecoder(
     backend.ops.embeddingBackward(order, bounds, dx, gradient);
   }
 
-  async function lossAndGradients({ batch, inputs, labels }: TokenBatch, scale: number): Promise<Tensor> {
+  async function lossAndGradients(whole: TokenBatch, scale: number): Promise<Tensor> {
     using scope = new Scope();
+    const { batch, inputs, labels } = localBatch(whole, positions);
     const blocks = createBlocks(batch, scope);
     let x = scope.own(embed(inputs));
     const saved: Saved[] = [];
@@ -125,8 +127,9 @@ export function createDecoder(
     return { total, dx };
   }
 
-  async function logits({ batch, inputs }: TokenBatch): Promise<Float32Array> {
+  async function logits(whole: TokenBatch): Promise<Float32Array> {
     using scope = new Scope();
+    const { batch, inputs } = localBatch(whole, positions);
     const blocks = createBlocks(batch, scope);
     let x = scope.own(embed(inputs));
     for (const block of blocks) {

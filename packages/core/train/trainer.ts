@@ -10,7 +10,7 @@ import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
 import { createParameters, type DecoderParameters } from "../model/parameters.ts";
-import { checkBatch, localBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
+import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { learningRateAt } from "./lr_schedule.ts";
@@ -174,7 +174,7 @@ export class Trainer implements Disposable {
   /** Logits of this rank's rows [B·S_local, V]; their positions are {@linkcode Trainer.positions}. */
   async logits(batch: TokenBatch): Promise<Float32Array> {
     this.#check([batch]);
-    return await this.#decoder.logits(localBatch(batch, this.positions));
+    return await this.#decoder.logits(batch);
   }
 
   /** Frees weights, gradients and optimizer states. */
@@ -188,9 +188,7 @@ export class Trainer implements Disposable {
     this.#check(batches);
     const scale = 1 / Math.max(1, countValid(batches));
     const losses: Tensor[] = [];
-    for (const batch of batches) {
-      losses.push(await this.#decoder.lossAndGradients(localBatch(batch, this.positions), scale));
-    }
+    for (const batch of batches) losses.push(await this.#decoder.lossAndGradients(batch, scale));
     return losses;
   }
 
