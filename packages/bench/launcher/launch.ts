@@ -6,6 +6,7 @@
 
 import type { StepReport } from "@mst/core";
 import { rankEnvironment } from "../hardware/gpu_devices.ts";
+import { allocatorEnvironment } from "./allocator.ts";
 import { describeFailure, type RankRecord } from "./rank_failure.ts";
 import { RankProcess } from "./rank_process.ts";
 import type { RankEvent, RankJob, RankResult } from "./rank_protocol.ts";
@@ -56,7 +57,7 @@ export async function launch({ job, gpus, signal, onEvent }: LaunchOptions): Pro
       processes.push(
         new RankProcess({
           order: { rank: record.rank, token, job },
-          environment: rankEnvironment(gpus, record.rank),
+          environment: { ...allocatorEnvironment(), ...rankEnvironment(gpus, record.rank) },
           onEvent: (event) => {
             noteEvent(record, event, processes);
             if (event.type === "failed") failed.resolve();

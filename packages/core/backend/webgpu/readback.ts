@@ -12,6 +12,9 @@ import { DeviceError, type DeviceErrors } from "./device_error.ts";
 /** Most bytes of one staging buffer; larger reads take several. */
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
 
+/** What WebGPU wants the offset of a mapped range to be a multiple of. */
+const MAPPED_ALIGNMENT = 8;
+
 /** Staging buffers that are kept between reads. */
 const MAX_IDLE_BUFFERS = 4;
 
@@ -29,6 +32,8 @@ interface Piece {
   readonly range: number;
   /** Bytes into the range. */
   readonly start: number;
+  /** Bytes into the staging buffer. */
+  readonly at: number;
   readonly bytes: number;
 }
 
@@ -73,11 +78,11 @@ export class Readback {
    * @throws {DeviceError} when anything before it or the copy itself has failed
    */
   async read(ranges: readonly ReadRange[]): Promise<ArrayBuffer[]> {
-    const results = ranges.map(({ bytes }) => new ArrayBuffer(bytes));
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
     await Promise.all(copies.map(({ staging, total }) => this.#map(staging, total)));
-    for (const copy of copies) this.#collect(copy, results);
+    const results: ArrayBuffer[] = ranges.map(() => new ArrayBuffer(0));
+    for (const copy of copies) this.#collect(copy, ranges, results);
     await this.#errors.settle();
     return results;
   }
@@ -95,24 +100,26 @@ export class Readback {
   }
 
   #copy(pieces: readonly Piece[]): StagedCopy {
-    const total = pieces.reduce((sum, { bytes }) => sum + bytes, 0);
+    const last = pieces[pieces.length - 1];
+    const total = last.at + last.bytes;
     const staging = this.#takeStaging(total);
     this.#queue.encode("copy to the host", pieces.map(({ source }) => source.buffer), (encoder) => {
-      let at = 0;
-      for (const { source, start, bytes } of pieces) {
+      for (const { source, start, at, bytes } of pieces) {
         encoder.copyBufferToBuffer(source.buffer.gpu, source.offset + start, staging, at, bytes);
-        at += bytes;
       }
     });
     return { pieces, staging, total };
   }
 
-  #collect({ pieces, staging, total }: StagedCopy, results: readonly ArrayBuffer[]): void {
-    const mapped = new Uint8Array(staging.getMappedRange(0, total));
-    let at = 0;
-    for (const { range, start, bytes } of pieces) {
-      new Uint8Array(results[range], start, bytes).set(mapped.subarray(at, at + bytes));
-      at += bytes;
+  #collect({ pieces, staging }: StagedCopy, ranges: readonly ReadRange[], results: ArrayBuffer[]): void {
+    for (const { range, start, at, bytes } of pieces) {
+      const mapped = staging.getMappedRange(at, bytes);
+      if (bytes === ranges[range].bytes) {
+        results[range] = keepMapped(mapped);
+      } else {
+        if (start === 0) results[range] = new ArrayBuffer(ranges[range].bytes);
+        new Uint8Array(results[range], start, bytes).set(new Uint8Array(mapped));
+      }
     }
     staging.unmap();
     this.#idle.push(staging);
@@ -149,20 +156,32 @@ export class Readback {
   }
 }
 
-/** Splits ranges into groups of pieces, each group of at most `maxBytes` bytes. */
+/**
+ * The bytes of a mapped range, for good. Deno's range is a copy already, which outlives the mapping once it is moved to
+ * another array buffer; by the standard, a range is the mapped memory itself and refuses to be moved.
+ */
+function keepMapped(mapped: ArrayBuffer): ArrayBuffer {
+  try {
+    return mapped.transfer();
+  } catch {
+    return mapped.slice();
+  }
+}
+
+/** Splits ranges into groups of pieces that share a staging buffer of at most `maxBytes` bytes, at aligned offsets. */
 export function planReads(ranges: readonly ReadRange[], maxBytes: number): Piece[][] {
   const groups: Piece[][] = [];
-  let room = 0;
+  let at = maxBytes;
   ranges.forEach((source, range) => {
     for (let start = 0; start < source.bytes;) {
-      if (room === 0) {
+      if (at >= maxBytes) {
         groups.push([]);
-        room = maxBytes;
+        at = 0;
       }
-      const bytes = Math.min(room, source.bytes - start);
-      groups[groups.length - 1].push({ source, range, start, bytes });
+      const bytes = Math.min(maxBytes - at, source.bytes - start);
+      groups[groups.length - 1].push({ source, range, start, at, bytes });
       start += bytes;
-      room -= bytes;
+      at = Math.ceil((at + bytes) / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT;
     }
   });
   return groups;
