@@ -86,5 +86,6 @@ export { segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
-export { type ConnectOptions, connectProcessGroup } from "./transport/rendezvous.ts";
+export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
+export { connectProcessGroup } from "./transport/rendezvous.ts";
 export { statsSince } from "./transport/stats.ts";

@@ -6,7 +6,8 @@
 import { Buffer } from "node:buffer";
 import { createLoopbackGroups } from "../../packages/core/transport/loopback.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
-import { type ConnectOptions, connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
+import type { ConnectOptions } from "../../packages/core/transport/connect_options.ts";
+import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
 
 /** The token of the runs that tests start. */
 export const TOKEN = "token of a test run";

@@ -15,6 +15,8 @@ export interface Hello {
   readonly token: string;
   /** Where it listens for higher ranks, unless it is the highest. */
   readonly url?: string;
+  /** What it was started with, of what all ranks have to agree on. */
+  readonly settings?: Readonly<Record<string, string>>;
 }
 
 /** What an accepting rank answers: the addresses by rank from the rendezvous, none from other ranks. */
@@ -48,12 +50,15 @@ export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
  * @throws {FrameError} If a field is missing or of the wrong type
  */
 export function decodeHello(payload: Uint8Array): Hello {
-  const { rank, size, token, url } = decodeJson(payload, "hello");
+  const { rank, size, token, url, settings } = decodeJson(payload, "hello");
   if (!Number.isSafeInteger(rank) || !Number.isSafeInteger(size) || typeof token !== "string") {
     throw new FrameError("Cannot read a hello: wanted an integer rank, an integer size and a token");
   }
   if (url !== undefined && !isAddress(url)) throw new FrameError("Cannot read a hello: its url is no ws:// address");
-  return { rank: rank as number, size: size as number, token, url };
+  if (settings !== undefined && !areSettings(settings)) {
+    throw new FrameError("Cannot read a hello: wanted settings of text");
+  }
+  return { rank: rank as number, size: size as number, token, url, settings };
 }
 
 /** Encodes the answer to a hello. */
@@ -112,4 +117,9 @@ function decodeJson(payload: Uint8Array, what: string): Record<string, unknown> 
 
 function isAddress(value: unknown): value is string {
   return typeof value === "string" && value.length <= MAX_URL_CHARACTERS && /^wss?:/.test(value) && URL.canParse(value);
+}
+
+function areSettings(value: unknown): value is Record<string, string> {
+  return typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.values(value).every((setting) => typeof setting === "string");
 }

@@ -7,6 +7,7 @@ import { decodeAbort, decodeHello, decodeWelcome, encodeAbort, encodeHello } fro
 import type { Hello, Welcome } from "./control_payload.ts";
 import { FrameError, PeerError, type PeerErrorKind } from "./errors.ts";
 import { decodeFrame, encodeControlFrame, type Frame } from "./frame.ts";
+import { UnreachableError } from "./reach.ts";
 
 /** Milliseconds for which a socket may stay without a hello. */
 const HELLO_LIMIT_MS = 10_000;
@@ -32,6 +33,8 @@ export interface JoinOptions<T> {
   readonly adopt: (socket: WebSocket, welcome: Welcome) => T;
   /** Ends the attempt, with its reason as the error. */
   readonly signal: AbortSignal;
+  /** Certificates in PEM that are trusted besides the system's. */
+  readonly trusted?: string;
 }
 
 /** Waits for the hello of a fresh socket, and refuses the socket with a reason if it is not what was wanted. */
@@ -49,16 +52,23 @@ export function acceptHello(socket: WebSocket, { rank, admit }: AcceptOptions): 
 /**
  * Connects to a listening rank and resolves with what `adopt` makes of the socket.
  *
- * @throws {PeerError} If the rank cannot be reached, leaves, refuses this one, ends the run or says something unexpected
+ * @throws {UnreachableError} If nobody answers at the address, or with a certificate that is not trusted
+ * @throws {PeerError} If the rank leaves, refuses this one, ends the run or says something unexpected
  */
-export function joinPeer<T>(url: string, { peer, hello, adopt, signal }: JoinOptions<T>): Promise<T> {
+export function joinPeer<T>(url: string, { peer, hello, adopt, signal, trusted }: JoinOptions<T>): Promise<T> {
   const joined = Promise.withResolvers<T>();
-  const socket = new WebSocket(url);
+  const client = trusted === undefined ? undefined : Deno.createHttpClient({ caCerts: [trusted] });
+  const socket = client ? new WebSocket(url, { client }) : new WebSocket(url);
   const stop = () => end(signal.reason);
   const end = (error: unknown) => {
     signal.removeEventListener("abort", stop);
-    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onopen =
+      socket.onmessage =
+      socket.onclose =
+      socket.onerror =
+        null;
     socket.close();
+    client?.close();
     joined.reject(error);
   };
   const fail = (kind: PeerErrorKind, detail: string, origin = peer) => {
@@ -67,9 +77,10 @@ export function joinPeer<T>(url: string, { peer, hello, adopt, signal }: JoinOpt
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     socket.send(encodeControlFrame("hello", encodeHello(hello)));
+    socket.onerror = null;
     socket.onclose = (event) => fail("closed", `it hung up before it answered the hello (code ${event.code})`);
   };
-  socket.onclose = () => fail("closed", `nobody answers at ${url}`);
+  socket.onerror = (event) => end(describeUnreachable(url, (event as ErrorEvent).message));
   socket.onmessage = (event) => {
     const broken = catchFrameError(() => {
       const frame = readFrame(event.data, "hello", "abort");
@@ -79,6 +90,7 @@ export function joinPeer<T>(url: string, { peer, hello, adopt, signal }: JoinOpt
       }
       const welcome = decodeWelcome(frame.payload);
       signal.removeEventListener("abort", stop);
+      client?.close();
       joined.resolve(adopt(socket, welcome));
     });
     if (broken !== undefined) fail("protocol", broken);
@@ -86,6 +98,11 @@ export function joinPeer<T>(url: string, { peer, hello, adopt, signal }: JoinOpt
   signal.addEventListener("abort", stop);
   if (signal.aborted) stop();
   return joined.promise;
+}
+
+function describeUnreachable(url: string, message: string): UnreachableError {
+  const reason = message.replace(/^NetworkError: failed to connect to WebSocket: /, "");
+  return new UnreachableError(url, reason, { final: /certificate/i.test(reason) });
 }
 
 /** Tells the other side why, and closes. */

@@ -4,18 +4,24 @@
  * @module
  */
 
+import type { TlsIdentity } from "./connect_options.ts";
+
 /** What a listener needs. */
 export interface ListenerOptions {
-  /** Address to listen at, which is also the one the other ranks are told. */
+  /** Address to listen at. */
   readonly host: string;
+  /** Port to listen at, 0 for a free one. */
+  readonly port: number;
+  /** Certificate to show, for wss. */
+  readonly tls?: TlsIdentity;
   /** Called with each socket that a WebSocket request opens, before its first event. */
   readonly onSocket: (socket: WebSocket) => void;
 }
 
 /** A listening rank. */
 export interface PeerListener {
-  /** Its address, `ws://host:port`. */
-  readonly url: string;
+  /** Port that it listens at. */
+  readonly port: number;
   /** Answers 503 to every request from here on. */
   refuse(): void;
   /** Stops listening and drops the sockets that came in here, answered or not. */
@@ -23,30 +29,31 @@ export interface PeerListener {
 }
 
 /**
- * Listens on a free port. Requests that ask for no WebSocket get the answer 426.
+ * Listens for WebSockets. Requests that ask for none get the answer 426.
  *
  * Deno's server owns the sockets that it upgraded and closes them when it shuts down, so a listener has to stay for as
  * long as its sockets are used.
  *
- * @throws {Error} What Deno throws if the host is not this machine's
+ * @throws {Error} If the host is not this machine's, the port is taken, or certificate and key are none
  */
-export function listenForPeers({ host, onSocket }: ListenerOptions): PeerListener {
+export function listenForPeers({ host, port, tls, onSocket }: ListenerOptions): PeerListener {
   const controller = new AbortController();
   let refusing = false;
-  const server = Deno.serve(
-    { hostname: host, port: 0, signal: controller.signal, onListen: () => {} },
-    (request) => {
-      if (refusing) return new Response("All ranks have joined\n", { status: 503 });
-      if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
-        return new Response("Ranks connect by WebSocket\n", { status: 426, headers: { upgrade: "websocket" } });
-      }
-      const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: 0 });
-      onSocket(socket);
-      return response;
-    },
-  );
+  const options = { hostname: host, port, signal: controller.signal, onListen: () => {} };
+  const answer = (request: Request) => {
+    if (refusing) return new Response("All ranks have joined\n", { status: 503 });
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
+      return new Response("Ranks connect by WebSocket\n", { status: 426, headers: { upgrade: "websocket" } });
+    }
+    const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: 0 });
+    onSocket(socket);
+    return response;
+  };
+  const server = tls
+    ? Deno.serve({ ...options, cert: tls.certificate, key: tls.key }, answer)
+    : Deno.serve(options, answer);
   return {
-    url: `ws://${host.includes(":") ? `[${host}]` : host}:${server.addr.port}`,
+    port: server.addr.port,
     refuse: () => {
       refusing = true;
     },

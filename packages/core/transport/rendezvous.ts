@@ -5,7 +5,8 @@
  *
  * @module
  */
-import { encodeWelcome, type Hello } from "./control_payload.ts";
+import { checkConnectOptions, type ConnectOptions, DEFAULT_TIMEOUT_MS } from "./connect_options.ts";
+import { encodeWelcome, type Hello, type Welcome } from "./control_payload.ts";
 import { PeerError, type PeerFailure, type PeerOperation } from "./errors.ts";
 import { encodeControlFrame } from "./frame.ts";
 import { acceptHello, joinPeer } from "./handshake.ts";
@@ -13,28 +14,8 @@ import { LinkedGroup } from "./linked_group.ts";
 import { listenForPeers, type PeerListener } from "./listener.ts";
 import { PeerLink } from "./peer_link.ts";
 import type { ProcessGroup } from "./process_group.ts";
-
-/** Options of {@linkcode connectProcessGroup}. */
-export interface ConnectOptions {
-  /** This process's rank, from 0 to `size - 1`. */
-  readonly rank: number;
-  /** Number of ranks. */
-  readonly size: number;
-  /** Secret of the run, the same for all its ranks. */
-  readonly token: string;
-  /** Address that rank 0 reported; rank 0 itself needs none. */
-  readonly rendezvous?: string;
-  /** Address to listen at, by which the other ranks can reach this one. 127.0.0.1 by default. */
-  readonly host?: string;
-  /**
-   * Milliseconds for the rendezvous, and later for a peer's silence while it is waited for; twice as many for a peer that
-   * lives but sends nothing. 60 000 by default. It must exceed the longest time in which a rank computes without yielding
-   * to its event loop, and half the longest time between two of its messages.
-   */
-  readonly timeoutMs?: number;
-  /** Told rank 0's address, for the other ranks, as soon as it listens. Not called in a run of one rank. */
-  readonly onListening?: (url: string) => void;
-}
+import { isUnspecified, ownAddressTowards, UnreachableError, untilReached } from "./reach.ts";
+import { describeDifference } from "./settings.ts";
 
 const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
 
@@ -44,20 +25,22 @@ const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
  * Connections with a wrong token, for another number of ranks, from a rank that is taken or out of range, or that speak
  * something else are refused with the reason and do not disturb the run.
  *
- * @throws {RangeError} If size, rank or timeout make no sense
- * @throws {TypeError} If the token is empty, or the address of the rendezvous is missing or none
+ * @throws {RangeError} If size, rank, port or timeout are out of range
+ * @throws {TypeError} If the token is empty, or an address is missing, none, or does not go with `tls`
+ * @throws {Error} If this rank cannot listen where it is told to
  * @throws {PeerError} If this rank is refused, a rank leaves, or ranks do not come in time; the message names them
  */
 export async function connectProcessGroup(options: ConnectOptions): Promise<ProcessGroup> {
-  const { rank, size, timeoutMs = 60_000, onListening } = options;
-  checkOptions(options, timeoutMs);
+  const { rank, size, timeoutMs = DEFAULT_TIMEOUT_MS, onListening } = options;
+  checkConnectOptions(options);
   const meeting = new Meeting(options, timeoutMs);
   // Rank 0 gives up first, and tells the others which ranks are missing before they begin to blame rank 0.
   const limitMs = rank === 0 ? timeoutMs : timeoutMs + Math.min(timeoutMs / 4, 5000);
   const timer = setTimeout(() => meeting.fail(meeting.describeMissing(limitMs)), limitMs);
   try {
-    if (rank < size - 1) meeting.listen();
+    if (rank < size - 1) await meeting.listen();
     if (rank === 0 && size > 1) onListening?.(meeting.url!);
+    meeting.tellMissing();
     if (rank > 0) await meeting.join();
     await meeting.complete;
     return meeting.formGroup();
@@ -81,6 +64,9 @@ class Meeting {
   readonly #complete = Promise.withResolvers<void>();
   readonly #controller = new AbortController();
   #listener: PeerListener | undefined;
+  #url: string | undefined;
+  #waitingFor = "";
+  #lastRetry = "";
 
   constructor(options: ConnectOptions, timeoutMs: number) {
     this.#options = options;
@@ -90,9 +76,9 @@ class Meeting {
     this.#checkComplete();
   }
 
-  /** Where this rank listens, if it does. */
+  /** Where others reach this rank, if it listens. */
   get url(): string | undefined {
-    return this.#listener?.url;
+    return this.#url;
   }
 
   /** Resolves once all higher ranks have come; rejects once the rendezvous has failed. */
@@ -100,10 +86,17 @@ class Meeting {
     return this.#complete.promise;
   }
 
-  listen(): void {
-    const { rank, host = "127.0.0.1" } = this.#options;
+  async listen(): Promise<void> {
+    const { rank, port = 0, tls, advertise } = this.#options;
+    const { host, reachable } = await this.#findAddress();
     const admit = (hello: Hello, socket: WebSocket) => this.#admit(hello, socket);
-    this.#listener = listenForPeers({ host, onSocket: (socket) => acceptHello(socket, { rank, admit }) });
+    try {
+      this.#listener = listenForPeers({ host, port, tls, onSocket: (socket) => acceptHello(socket, { rank, admit }) });
+    } catch (cause) {
+      throw new Error(`Cannot listen at ${host}, port ${port}: ${(cause as Error).message}`, { cause });
+    }
+    const name = reachable.includes(":") ? `[${reachable}]` : reachable;
+    this.#url = advertise ?? `${tls ? "wss" : "ws"}://${name}:${this.#listener.port}`;
   }
 
   /** Connects to rank 0, learns where the other ranks listen, and connects to the lower ones. */
@@ -128,9 +121,9 @@ class Meeting {
   }
 
   describeMissing(limitMs: number): PeerFailure {
-    const { rank, size } = this.#options;
-    const missing = this.#links.flatMap((link, peer) => link || peer === rank ? [] : [peer]);
-    const detail = `${missing.length} of ${size} ranks (${missing.join(", ")}) did not join in ${limitMs / 1000} s`;
+    const missing = this.#missing;
+    const which = `${missing.length} of ${this.#options.size} ranks (${missing.join(", ")})`;
+    const detail = `${which} did not join in ${limitMs / 1000} s${this.#lastRetry && `: ${this.#lastRetry}`}`;
     return { peer: missing[0], kind: "timeout", detail, origin: missing[0], happened: "did not answer" };
   }
 
@@ -142,31 +135,75 @@ class Meeting {
     return new LinkedGroup({ rank: this.#options.rank, links: this.#links, activity, release });
   }
 
-  async #joinPeer(peer: number, url: string): Promise<{ addresses: readonly string[] }> {
-    const { rank, size, token } = this.#options;
-    return await joinPeer(url, {
-      peer,
-      hello: { rank, size, token, url: this.url },
-      signal: this.#controller.signal,
-      adopt: (socket, welcome) => {
-        this.#link(peer, socket);
-        return welcome;
-      },
-    });
+  /** Tells which ranks have not come. */
+  tellMissing(): void {
+    const missing = this.#missing;
+    if (this.#options.rank > 0 || missing.length === 0) return;
+    this.#tellWaiting(`${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")} to join at ${this.#url}`);
+  }
+
+  get #missing(): number[] {
+    return this.#links.flatMap((link, peer) => link || peer === this.#options.rank ? [] : [peer]);
+  }
+
+  /** The address to listen at, and the one by which others reach it. */
+  async #findAddress(): Promise<{ host: string; reachable: string }> {
+    const { rank, rendezvous, host } = this.#options;
+    if (host !== undefined && !isUnspecified(host)) return { host, reachable: host };
+    if (rank === 0) return { host: host ?? "127.0.0.1", reachable: "127.0.0.1" };
+    const reachable = await this.#reach(() => ownAddressTowards(rendezvous!, this.#controller.signal));
+    return { host: host ?? reachable, reachable };
+  }
+
+  async #joinPeer(peer: number, url: string): Promise<Welcome> {
+    const { rank, size, token, tls, settings } = this.#options;
+    const join = () =>
+      joinPeer(url, {
+        peer,
+        hello: { rank, size, token, url: this.url, ...(peer === 0 && { settings }) },
+        signal: this.#controller.signal,
+        trusted: tls?.certificate,
+        adopt: (socket, welcome) => {
+          this.#link(peer, socket);
+          return welcome;
+        },
+      });
+    return peer === 0 ? await this.#reach(join) : await naming(peer, join);
+  }
+
+  /** Connects to rank 0, again and again if it may not be there yet. */
+  #reach<T>(connect: () => Promise<T>): Promise<T> {
+    if (!this.#options.retry) return naming(0, connect);
+    const onRetry = ({ message }: UnreachableError) => {
+      this.#lastRetry = message;
+      this.#tellWaiting(`rank 0: ${message}`);
+    };
+    return naming(0, () => untilReached(connect, { signal: this.#controller.signal, onRetry }));
+  }
+
+  #tellWaiting(what: string): void {
+    if (what !== this.#waitingFor) this.#options.onWaiting?.(what);
+    this.#waitingFor = what;
   }
 
   /** Takes a higher rank in, or says why not. */
   #admit(hello: Hello, socket: WebSocket): string | undefined {
-    const { rank, size, token } = this.#options;
+    const { rank, size, token, settings = {} } = this.#options;
     if (!equalTokens(hello.token, token)) return "the token is not the token of this run";
     if (hello.size !== size) return `it was started as one of ${hello.size} ranks, and this run has ${size}`;
     if (hello.rank <= rank || hello.rank >= size) return `rank ${hello.rank} is none of ${rank + 1} to ${size - 1}`;
+    const difference = rank === 0 && describeDifference(hello.settings ?? {}, settings);
+    if (difference) {
+      this.#tellWaiting(`rank ${hello.rank}, which was refused: ${difference}`);
+      return difference;
+    }
     if (this.#controller.signal.aborted) return "the rendezvous has failed";
     if (this.#links[hello.rank]) return `rank ${hello.rank} has joined already`;
     if (hello.rank < size - 1 && !hello.url) return `rank ${hello.rank} does not say where it listens`;
     this.#link(hello.rank, socket);
     this.#guests.set(hello.rank, { hello, socket });
     if (rank > 0) welcome(socket, []);
+    this.tellMissing();
     this.#checkComplete();
     return undefined;
   }
@@ -188,6 +225,16 @@ class Meeting {
   }
 }
 
+/** What the call comes to; a peer that is not there is a peer's error. */
+async function naming<T>(peer: number, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof UnreachableError)) throw error;
+    throw new PeerError({ peer, kind: "closed", detail: error.message, origin: peer }, RENDEZVOUS);
+  }
+}
+
 function welcome(socket: WebSocket, addresses: readonly string[]): void {
   socket.send(encodeControlFrame("hello", encodeWelcome({ addresses })));
 }
@@ -200,18 +247,4 @@ function equalTokens(given: string, wanted: string): boolean {
   let difference = left.length ^ right.length;
   for (let index = 0; index < right.length; index++) difference |= right[index] ^ (left[index] ?? 0);
   return difference === 0;
-}
-
-function checkOptions({ rank, size, token, rendezvous }: ConnectOptions, timeoutMs: number): void {
-  if (!Number.isInteger(size) || size < 1) throw new RangeError(`Cannot connect ${size} ranks: wanted 1 or more`);
-  if (!Number.isInteger(rank) || rank < 0 || rank >= size) {
-    throw new RangeError(`Cannot connect rank ${rank} of ${size}: wanted 0 to ${size - 1}`);
-  }
-  if (!(timeoutMs > 0 && timeoutMs < 2 ** 31)) {
-    throw new RangeError(`Cannot wait for ${timeoutMs} ms: wanted 1 to 2^31 - 1`);
-  }
-  if (token === "") throw new TypeError("Cannot connect with an empty token");
-  if (rank > 0 && (rendezvous === undefined || !/^wss?:/.test(rendezvous) || !URL.canParse(rendezvous))) {
-    throw new TypeError(`Cannot connect rank ${rank} to ${rendezvous}: wanted the ws:// address of rank 0`);
-  }
 }
