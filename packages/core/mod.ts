@@ -24,6 +24,7 @@ export { MODEL_PRESETS } from "./config/presets.ts";
 export * from "./config/train_config.ts";
 export { applyLayer, type Forward, type Layer, outputLike, rematerializeLayer } from "./layer/layer.ts";
 export type { Parameter } from "./layer/parameter.ts";
+export { type GatheredRows, type Region, type RowSlice, rowsOfSlice, WHOLE_REGION } from "./layer/region.ts";
 export { sequential } from "./layer/sequential.ts";
 export { type BytesByTag, Ledger, type PeakMemory } from "./memory/ledger.ts";
 export * from "./mini_sequence/chunk_plan.ts";
@@ -56,6 +57,14 @@ export type {
   SequenceStrategy,
   TokenPartition,
 } from "./strategy/strategy.ts";
+export type {
+  NamedShape,
+  Placement,
+  SplitBatch,
+  SplitComputation,
+  TensorParallel,
+  WeightPart,
+} from "./strategy/tensor_parallel.ts";
 export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
 export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";

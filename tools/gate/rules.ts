@@ -19,6 +19,7 @@ export const PACKAGE_IMPORTS: Readonly<Record<string, readonly string[]>> = {
 const FOUNDATION = ["config", "tensor", "memory", "backend"];
 const LAYER = [...FOUNDATION, "layer"];
 const WRAPPERS = [...LAYER, "mini_sequence", "recompute"];
+const STRATEGY_CONTRACTS = ["strategy/strategy.ts", "strategy/tensor_parallel.ts"];
 
 /**
  * Layers of core and the layers that each may import. A layer is a folder or a file below `packages/core`; a file
@@ -35,15 +36,16 @@ export const CORE_LAYERS: Readonly<Record<string, readonly string[]>> = {
   "mini_sequence": LAYER,
   "recompute": LAYER,
   "transport": FOUNDATION,
-  "strategy/strategy.ts": LAYER,
-  "strategy": [...WRAPPERS, "transport", "strategy/strategy.ts"],
-  "model": [...WRAPPERS, "strategy/strategy.ts"],
+  "strategy/strategy.ts": [...LAYER, "strategy/tensor_parallel.ts"],
+  "strategy/tensor_parallel.ts": WRAPPERS,
+  "strategy": [...WRAPPERS, "transport", ...STRATEGY_CONTRACTS],
+  "model": [...WRAPPERS, ...STRATEGY_CONTRACTS],
   "train": [
     ...WRAPPERS,
     "backend/webgpu",
     "backend/reference",
     "transport",
-    "strategy/strategy.ts",
+    ...STRATEGY_CONTRACTS,
     "strategy",
     "model",
   ],

@@ -6,9 +6,9 @@
 
 import type { Backend } from "../backend/backend.ts";
 import { type Forward, type Layer, outputLike } from "../layer/layer.ts";
-import type { Parameter } from "../layer/parameter.ts";
+import { type Region, type RowSlice, rowsOfSlice, WHOLE_REGION } from "../layer/region.ts";
 import type { AttentionCore } from "../strategy/strategy.ts";
-import { type Saved, savedTensors } from "../tensor/scope.ts";
+import { type Saved, savedTensors, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { BlockParameters } from "./parameters.ts";
 
@@ -18,11 +18,13 @@ type AttentionParameters = Pick<BlockParameters, "attentionNorm" | "query" | "ke
 export interface AttentionLayerOptions {
   /** Attention over the whole sequence, from the strategy. */
   readonly core: AttentionCore;
-  /** Cosines and sines of this rank's positions [S, E]. */
+  /** Wraps the projections; by default this rank holds all of the weights. */
+  readonly region?: Region;
+  /** Cosines and sines of the positions of q and k [S, E]. */
   readonly ropeTable: Tensor;
-  /** Query heads H. */
+  /** Query heads H of this rank's weights. */
   readonly heads: number;
-  /** Key and value heads K. */
+  /** Key and value heads K of this rank's weights. */
   readonly kvHeads: number;
   /** Term added to the mean square in the norm. */
   readonly normEpsilon: number;
@@ -37,25 +39,20 @@ interface SavedAttention extends Saved {
 
 /**
  * A layer over this rank's rows [B·S, D]. Saves x, the norm's rstd [T] and what the attention core saves (q, k, v, out and
- * log-sum-exp); the normed input is computed again in backward.
+ * log-sum-exp); the normed input is computed again in backward. Where ranks share the weights, q, k, v and out have the
+ * rows of all ranks and this rank's heads, and are made slice by slice.
  */
 export function createAttentionLayer(
   backend: Backend,
   weights: AttentionParameters,
-  { core, ropeTable, heads, kvHeads, normEpsilon }: AttentionLayerOptions,
+  { core, region = WHOLE_REGION, ropeTable, heads, kvHeads, normEpsilon }: AttentionLayerOptions,
 ): Layer {
   const { ops } = backend;
   const { attentionNorm, query, key, value, output } = weights;
 
-  function project(normed: Tensor, weight: Parameter): Tensor {
-    const out = backend.empty([normed.shape[0], weight.value.shape[0]], "activations");
-    ops.matmul(normed, weight.value, out, { transposeB: true });
-    return out;
-  }
-
   async function attend(x: Tensor): Promise<SavedAttention> {
     const rstd = backend.empty([x.shape[0]], "activations");
-    const [q, k, v] = normThenProject(x, rstd);
+    const [q, k, v] = await normThenProject(x, rstd);
     ops.rope(q, ropeTable, heads);
     ops.rope(k, ropeTable, kvHeads);
     const { out, saved } = await core.forward(q, k, v);
@@ -71,17 +68,87 @@ export function createAttentionLayer(
     };
   }
 
-  function normThenProject(x: Tensor, rstd: Tensor): [Tensor, Tensor, Tensor] {
-    using normed = backend.empty(x.shape, "activations");
-    ops.rmsNorm(x, attentionNorm.value, normed, rstd, normEpsilon);
-    return [project(normed, query), project(normed, key), project(normed, value)];
+  async function normThenProject(x: Tensor, rstd: Tensor): Promise<Tensor[]> {
+    using scope = new Scope();
+    const slices = region.slices(x.shape[0]);
+    const rows = slices.reduce((sum, slice) => sum + rowsOfSlice(slice), 0);
+    const projections = [query, key, value].map((weight) => ({
+      weight,
+      out: scope.own(backend.empty([rows, weight.value.shape[0]], "activations")),
+    }));
+    for (const slice of slices) {
+      using xRows = x.rows(slice.start, slice.end);
+      using rstdRows = rstd.rows(slice.start, slice.end);
+      using normed = norm(xRows, rstdRows);
+      using all = (await region.gather(normed)).all;
+      for (const { weight, out } of projections) {
+        using target = attentionRows(out, slice);
+        ops.matmul(all, weight.value, target, { transposeB: true });
+      }
+    }
+    return projections.map(({ out }) => scope.release(out));
   }
 
-  function combine(x: Tensor, attended: Tensor, out?: Tensor): Tensor {
+  function norm(x: Tensor, rstd: Tensor): Tensor {
+    const normed = backend.empty(x.shape, "activations");
+    ops.rmsNorm(x, attentionNorm.value, normed, rstd, normEpsilon);
+    return normed;
+  }
+
+  async function combine(x: Tensor, attended: Tensor, out?: Tensor): Promise<Tensor> {
     const y = outputLike(backend, x, out);
     ops.copy(x, y);
-    ops.matmul(attended, output.value, y, { transposeB: true, accumulate: true });
+    for (const slice of region.slices(x.shape[0])) {
+      using yRows = y.rows(slice.start, slice.end);
+      using rows = attentionRows(attended, slice);
+      const produce = (target: Tensor, accumulate: boolean) =>
+        ops.matmul(rows, output.value, target, { transposeB: true, accumulate });
+      await region.scatterSum(yRows, slice.counts, produce, { accumulate: true });
+    }
     return y;
+  }
+
+  /** Gradient of the attended values from dy; adds the gradient of the output projection. */
+  async function outputBackward(dy: Tensor, out: Tensor): Promise<Tensor> {
+    using scope = new Scope();
+    const dOut = scope.own(backend.empty(out.shape, "activations"));
+    for (const slice of region.slices(dy.shape[0])) {
+      using dyRows = dy.rows(slice.start, slice.end);
+      using all = (await region.gather(dyRows)).all;
+      using outRows = attentionRows(out, slice);
+      using target = attentionRows(dOut, slice);
+      ops.matmul(all, output.value, target);
+      if (output.gradient) ops.matmul(all, outRows, output.gradient, { transposeA: true, accumulate: true });
+    }
+    return scope.release(dOut);
+  }
+
+  /** Adds the gradient of x to dy, and those of the norm and of the projections of q, k and v. */
+  async function projectionBackward(
+    { x, rstd, dy }: { x: Tensor; rstd: Tensor; dy: Tensor },
+    gradients: readonly Tensor[],
+  ): Promise<void> {
+    for (const slice of region.slices(x.shape[0])) {
+      using scope = new Scope();
+      const [xRows, rstdRows, dyRows] = [x, rstd, dy].map((tensor) => scope.own(tensor.rows(slice.start, slice.end)));
+      using normed = norm(xRows, rstdRows);
+      const { all, counts } = await region.gather(normed);
+      const parts = [query, key, value].map((weight, i) => ({
+        weight,
+        gradient: scope.own(attentionRows(gradients[i], slice)),
+      }));
+      for (const { weight, gradient } of parts) {
+        if (weight.gradient) ops.matmul(gradient, all, weight.gradient, { transposeA: true, accumulate: true });
+      }
+      all.free();
+      const dNormed = normed; // its values are not needed any more
+      await region.scatterSum(dNormed, counts, (target, accumulate) => {
+        for (const [i, { weight, gradient }] of parts.entries()) {
+          ops.matmul(gradient, weight.value, target, { accumulate: accumulate || i > 0 });
+        }
+      });
+      ops.rmsNormBackward(xRows, attentionNorm.value, rstdRows, dNormed, dyRows, attentionNorm.gradient); // dx = dy + …
+    }
   }
 
   return {
@@ -89,40 +156,25 @@ export function createAttentionLayer(
 
     async forward(x: Tensor, out?: Tensor): Promise<Forward> {
       const saved = await attend(x);
-      return { y: combine(x, saved.out, out), saved };
+      return { y: await combine(x, saved.out, out), saved };
     },
 
     async backward(dy: Tensor, saved: Saved): Promise<Tensor> {
       const { x, rstd, out, core: coreSaved } = saved as SavedAttention;
-      const dOut = backend.empty(out.shape, "activations");
-      ops.matmul(dy, output.value, dOut);
-      if (output.gradient) ops.matmul(dy, out, output.gradient, { transposeA: true, accumulate: true });
+      const dOut = await outputBackward(dy, out);
       out.free();
 
       const { dq, dk, dv } = await core.backward(dOut, coreSaved);
       ops.rope(dq, ropeTable, heads, { inverse: true });
       ops.rope(dk, ropeTable, kvHeads, { inverse: true });
-
-      using normed = backend.empty(x.shape, "activations");
-      ops.rmsNorm(x, attentionNorm.value, normed, rstd, normEpsilon);
-      const parts = [[dq, query], [dk, key], [dv, value]] as const;
-      for (const [gradient, weight] of parts) {
-        if (weight.gradient) ops.matmul(gradient, normed, weight.gradient, { transposeA: true, accumulate: true });
-      }
-      const dNormed = normed; // its values are not needed any more
-      for (const [i, [gradient, weight]] of parts.entries()) {
-        ops.matmul(gradient, weight.value, dNormed, { accumulate: i > 0 });
-        gradient.free();
-      }
-      ops.rmsNormBackward(x, attentionNorm.value, rstd, dNormed, dy, attentionNorm.gradient); // dx = dy + …
-      x.free();
-      rstd.free();
+      await projectionBackward({ x, rstd, dy }, [dq, dk, dv]);
+      [dq, dk, dv, x, rstd].forEach((tensor) => tensor.free());
       return dy;
     },
 
     async apply(x: Tensor, out?: Tensor): Promise<Tensor> {
       const saved = await attend(x);
-      const y = combine(x, saved.out, out);
+      const y = await combine(x, saved.out, out);
       saved.free();
       return y;
     },
@@ -131,4 +183,9 @@ export function createAttentionLayer(
       return await attend(x);
     },
   };
+}
+
+/** The rows of attention that a slice is gathered to; freed by the receiver. */
+function attentionRows(tensor: Tensor, slice: RowSlice): Tensor {
+  return tensor.rows(slice.at, slice.at + rowsOfSlice(slice));
 }

@@ -5,18 +5,20 @@
  */
 
 import { type Backend, tensorFrom } from "../backend/backend.ts";
-import { type AttentionShape, groupById } from "../backend/ops.ts";
+import type { AttentionShape } from "../backend/ops.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { RecomputePolicy } from "../config/train_config.ts";
 import { applyLayer, type Layer } from "../layer/layer.ts";
-import { lmHeadLogits, lmHeadLoss, type LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
+import type { Region } from "../layer/region.ts";
+import type { LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
 import type { SequenceStrategy, TokenPartition } from "../strategy/strategy.ts";
 import { type Saved, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
 import type { DecoderParameters } from "./parameters.ts";
 import { rotaryTable } from "./rope_table.ts";
-import { localBatch, type TokenBatch } from "./token_batch.ts";
+import type { TokenBatch } from "./token_batch.ts";
+import { wholeWeights } from "./whole_weights.ts";
 
 /** What a decoder is made of. */
 export interface DecoderOptions {
@@ -56,8 +58,9 @@ export function createDecoder(
   { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy }: DecoderOptions,
 ): Decoder {
   const partition = strategy.partition(seqTokens);
-  const positions = partition.positions[strategy.rank];
-  const ropeValues = rotaryTable(model, positions);
+  const { positions } = partition;
+  const tensorParallel = strategy.tensorParallel ?? wholeWeights(backend, strategy);
+  const ropeValues = rotaryTable(model, positionsOf(positions, tensorParallel.members));
   const headWeights: LmHeadWeights = {
     norm: parameters.finalNorm,
     head: parameters.head,
@@ -65,41 +68,24 @@ export function createDecoder(
   };
 
   /** The blocks of one micro-batch; what they share is owned by the scope. */
-  function createBlocks(batch: number, scope: Scope): Layer[] {
+  function createBlocks(batch: number, region: Region, scope: Scope): Layer[] {
     const core = strategy.attention(attentionShape(model, batch), partition);
     scope.own({ free: () => core[Symbol.dispose]() });
     const ropeTable = scope.own(
       tensorFrom(backend, ropeValues, [ropeValues.length / model.headDim, model.headDim], "activations"),
     );
-    const { heads, kvHeads, normEpsilon } = model;
+    const { heads, kvHeads } = tensorParallel.heads(model);
+    const { normEpsilon } = model;
     return parameters.blocks.map((weights) =>
-      createDecoderBlock(backend, weights, { core, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy })
+      createDecoderBlock(backend, weights, { core, region, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy })
     );
   }
 
-  function embed(inputs: Uint32Array): Tensor {
-    using ids = tensorFrom(backend, inputs, [inputs.length], "activations");
-    const x = backend.empty([inputs.length, model.dim], "activations");
-    backend.ops.embedding(ids, parameters.embedding.value, x);
-    return x;
-  }
-
-  function embedBackward(inputs: Uint32Array, dx: Tensor): void {
-    const { gradient } = parameters.embedding;
-    if (!gradient) return;
-    const groups = groupById(inputs);
-    const segments = new Uint32Array(3 * Math.min(inputs.length, model.vocab)); // empty segments at the end
-    segments.set(groups.segments);
-    using order = tensorFrom(backend, groups.order, [inputs.length], "activations");
-    using bounds = tensorFrom(backend, segments, [segments.length / 3, 3], "activations");
-    backend.ops.embeddingBackward(order, bounds, dx, gradient);
-  }
-
-  async function lossAndGradients(whole: TokenBatch, scale: number): Promise<Tensor> {
+  async function lossAndGradients({ batch, inputs, labels }: TokenBatch, scale: number): Promise<Tensor> {
     using scope = new Scope();
-    const { batch, inputs, labels } = localBatch(whole, positions);
-    const blocks = createBlocks(batch, scope);
-    let x = scope.own(embed(inputs));
+    const computation = tensorParallel.computation({ batch, positions });
+    const blocks = createBlocks(batch, computation.region, scope);
+    let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
     const saved: Saved[] = [];
     for (const block of blocks) {
       const forward = await block.forward(x);
@@ -108,43 +94,36 @@ export function createDecoder(
       x = scope.own(forward.y);
     }
 
-    const { total, dx } = headLoss(x, labels, scale);
+    const { total, dx } = await computation.headLoss(x, labels, headWeights, { chunks: headChunks, scale });
     scope.own(total);
     scope.free(x);
     let gradient = dx;
     for (const block of blocks.toReversed()) gradient = await block.backward(gradient, scope.release(saved.pop()!));
     using dEmbedded = gradient;
-    embedBackward(inputs, dEmbedded);
+    const { gradient: dTable } = parameters.embedding;
+    if (dTable) await computation.embedBackward(inputs, dEmbedded, dTable);
     return scope.release(total);
   }
 
-  function headLoss(x: Tensor, labels: Uint32Array, scale: number): { total: Tensor; dx: Tensor } {
-    using targets = tensorFrom(backend, labels, [labels.length], "activations");
-    const { losses, dx } = lmHeadLoss(backend, x, targets, headWeights, { chunks: headChunks, scale });
-    using rowLosses = losses;
-    const total = backend.empty([1], "activations");
-    backend.ops.sum(rowLosses, total);
-    return { total, dx };
-  }
-
-  async function logits(whole: TokenBatch): Promise<Float32Array> {
+  async function logits({ batch, inputs }: TokenBatch): Promise<Float32Array> {
     using scope = new Scope();
-    const { batch, inputs } = localBatch(whole, positions);
-    const blocks = createBlocks(batch, scope);
-    let x = scope.own(embed(inputs));
+    const computation = tensorParallel.computation({ batch, positions });
+    const blocks = createBlocks(batch, computation.region, scope);
+    let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
     for (const block of blocks) {
       const y = await applyLayer(block, x);
       scope.free(x);
       x = scope.own(y);
     }
-    const all = new Float32Array(inputs.length * model.vocab);
-    await lmHeadLogits(backend, x, headWeights, headChunks, async (slice, start) => {
-      all.set(await backend.read(slice), start * model.vocab);
-    });
-    return all;
+    return await computation.headLogits(x, headWeights, headChunks);
   }
 
   return { partition, lossAndGradients, logits };
+}
+
+/** All positions of some ranks, ascending. */
+function positionsOf(positions: readonly Uint32Array[], ranks: readonly number[]): Uint32Array {
+  return Uint32Array.from(ranks.flatMap((rank) => [...positions[rank]])).sort();
 }
 
 /** Attention dims of a model for a batch. */

@@ -30,7 +30,7 @@ export function createDecoderBlock(
   { mlpChunks, policy, ...attentionOptions }: DecoderBlockOptions,
 ): Layer {
   const attention = createAttentionLayer(backend, weights, attentionOptions);
-  const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon);
+  const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon, attentionOptions.region);
   const slicedMlp = miniSequence(recomputesMlp(policy) ? recompute(mlp) : mlp, { chunks: mlpChunks });
   const block = sequential(attention, slicedMlp);
   return recomputesAttention(policy) ? recompute(block) : block;

@@ -6,41 +6,61 @@
 
 import type { Backend } from "../backend/backend.ts";
 import { type Forward, type Layer, outputLike } from "../layer/layer.ts";
+import { type Region, WHOLE_REGION } from "../layer/region.ts";
 import { type Saved, savedTensors, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { BlockParameters } from "./parameters.ts";
 
 type MlpParameters = Pick<BlockParameters, "mlpNorm" | "gate" | "up" | "down">;
 
+/** Rows of a slice on their way from the projections to the sum. */
+interface Projected {
+  readonly rstd: Tensor;
+  readonly gate: Tensor;
+  readonly up: Tensor;
+}
+
 /**
  * A position-wise layer over rows [T, D], fit for `miniSequence`. Saves x, the norm's rstd [T], and gate and up [T, F];
- * the normed input and the activation are computed again in backward, as both cost one pass over memory.
+ * the normed input and the activation are computed again in backward, as both cost one pass over memory. Where ranks
+ * share the weights, F is this rank's part of the width, and the rows of gate and up are those of all ranks.
+ *
+ * @param region wraps the projections; by default this rank holds all of the weights
  */
-export function createMlpLayer(backend: Backend, weights: MlpParameters, normEpsilon: number): Layer {
+export function createMlpLayer(
+  backend: Backend,
+  weights: MlpParameters,
+  normEpsilon: number,
+  region: Region = WHOLE_REGION,
+): Layer {
   const { ops } = backend;
   const { mlpNorm, gate: gateWeight, up: upWeight, down } = weights;
   const ffn = gateWeight.value.shape[0];
 
-  /** gate and up [T, F] and rstd [T], which the scope owns. */
-  function project(x: Tensor, scope: Scope): { rstd: Tensor; gate: Tensor; up: Tensor } {
+  /** gate, up and rstd, which the scope owns, and the rows of each rank. */
+  async function project(x: Tensor, scope: Scope): Promise<{ parts: Projected; counts: readonly number[] }> {
     const rstd = scope.own(backend.empty([x.shape[0]], "activations"));
     using normed = backend.empty(x.shape, "activations");
-    const gate = scope.own(backend.empty([x.shape[0], ffn], "activations"));
-    const up = scope.own(backend.empty([x.shape[0], ffn], "activations"));
     ops.rmsNorm(x, mlpNorm.value, normed, rstd, normEpsilon);
-    ops.matmul(normed, gateWeight.value, gate, { transposeB: true });
-    ops.matmul(normed, upWeight.value, up, { transposeB: true });
-    return { rstd, gate, up };
+    const { all, counts } = await region.gather(normed);
+    using input = all;
+    const gate = scope.own(backend.empty([input.shape[0], ffn], "activations"));
+    const up = scope.own(backend.empty([input.shape[0], ffn], "activations"));
+    ops.matmul(input, gateWeight.value, gate, { transposeB: true });
+    ops.matmul(input, upWeight.value, up, { transposeB: true });
+    return { parts: { rstd, gate, up }, counts };
   }
 
-  function combine(x: Tensor, activation: Tensor, out?: Tensor): Tensor {
+  async function combine(x: Tensor, activation: Tensor, counts: readonly number[], out?: Tensor): Promise<Tensor> {
     const y = outputLike(backend, x, out);
     ops.copy(x, y);
-    ops.matmul(activation, down.value, y, { transposeB: true, accumulate: true });
+    const produce = (target: Tensor, accumulate: boolean) =>
+      ops.matmul(activation, down.value, target, { transposeB: true, accumulate });
+    await region.scatterSum(y, counts, produce, { accumulate: true });
     return y;
   }
 
-  function save(x: Tensor, scope: Scope, parts: { rstd: Tensor; gate: Tensor; up: Tensor }): Saved {
+  function save(x: Tensor, scope: Scope, parts: Projected): Saved {
     Object.values(parts).forEach((part) => scope.release(part));
     return savedTensors({ x: x.share(), ...parts });
   }
@@ -48,46 +68,53 @@ export function createMlpLayer(backend: Backend, weights: MlpParameters, normEps
   return {
     backend,
 
-    forward(x: Tensor, out?: Tensor): Promise<Forward> {
+    async forward(x: Tensor, out?: Tensor): Promise<Forward> {
       using scope = new Scope();
-      const parts = project(x, scope);
+      const { parts, counts } = await project(x, scope);
       using activation = backend.empty(parts.gate.shape, "activations");
       ops.gatedActivation(parts.gate, parts.up, activation);
-      const y = combine(x, activation, out);
-      return Promise.resolve({ y, saved: save(x, scope, parts) });
+      const y = await combine(x, activation, counts, out);
+      return { y, saved: save(x, scope, parts) };
     },
 
-    backward(dy: Tensor, saved: Saved): Promise<Tensor> {
+    async backward(dy: Tensor, saved: Saved): Promise<Tensor> {
       const [x, rstd, gate, up] = saved.tensors;
       {
+        const { all } = await region.gather(dy);
+        using dOut = all;
         using dActivation = backend.empty(gate.shape, "activations");
-        ops.matmul(dy, down.value, dActivation);
+        ops.matmul(dOut, down.value, dActivation);
         ops.gatedActivationBackward(gate, up, dActivation);
         const activation = dActivation; // became the activation, as gate and up became their gradients
-        if (down.gradient) ops.matmul(dy, activation, down.gradient, { transposeA: true, accumulate: true });
+        if (down.gradient) ops.matmul(dOut, activation, down.gradient, { transposeA: true, accumulate: true });
       }
       using normed = backend.empty(x.shape, "activations");
       ops.rmsNorm(x, mlpNorm.value, normed, rstd, normEpsilon);
-      if (gateWeight.gradient) ops.matmul(gate, normed, gateWeight.gradient, { transposeA: true, accumulate: true });
-      if (upWeight.gradient) ops.matmul(up, normed, upWeight.gradient, { transposeA: true, accumulate: true });
+      const { all, counts } = await region.gather(normed);
+      if (gateWeight.gradient) ops.matmul(gate, all, gateWeight.gradient, { transposeA: true, accumulate: true });
+      if (upWeight.gradient) ops.matmul(up, all, upWeight.gradient, { transposeA: true, accumulate: true });
+      all.free();
       const dNormed = normed; // its values are not needed any more
-      ops.matmul(gate, gateWeight.value, dNormed);
-      ops.matmul(up, upWeight.value, dNormed, { accumulate: true });
+      await region.scatterSum(dNormed, counts, (target, accumulate) => {
+        ops.matmul(gate, gateWeight.value, target, { accumulate });
+        ops.matmul(up, upWeight.value, target, { accumulate: true });
+      });
       ops.rmsNormBackward(x, mlpNorm.value, rstd, dNormed, dy, mlpNorm.gradient); // dy carries the residual: dx = dy + …
       saved.free();
-      return Promise.resolve(dy);
+      return dy;
     },
 
-    apply(x: Tensor, out?: Tensor): Promise<Tensor> {
+    async apply(x: Tensor, out?: Tensor): Promise<Tensor> {
       using scope = new Scope();
-      const { gate, up } = project(x, scope);
+      const { parts: { gate, up }, counts } = await project(x, scope);
       ops.gatedActivation(gate, up, gate);
-      return Promise.resolve(combine(x, gate, out));
+      return await combine(x, gate, counts, out);
     },
 
-    rematerialize(x: Tensor): Promise<Saved> {
+    async rematerialize(x: Tensor): Promise<Saved> {
       using scope = new Scope();
-      return Promise.resolve(save(x, scope, project(x, scope)));
+      const { parts } = await project(x, scope);
+      return save(x, scope, parts);
     },
   };
 }

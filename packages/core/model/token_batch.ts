@@ -38,17 +38,14 @@ export function validTokens({ labels }: TokenBatch): number {
   return labels.reduce((count, label) => count + (label === IGNORED_LABEL ? 0 : 1), 0);
 }
 
-/** The rows of a micro-batch at the given positions of every sequence: one rank's part. */
-export function localBatch({ batch, inputs, labels }: TokenBatch, positions: Uint32Array): TokenBatch {
-  const seqTokens = inputs.length / batch;
-  const pick = (all: Uint32Array) => {
-    const local = new Uint32Array(batch * positions.length);
-    for (let b = 0; b < batch; b++) {
-      positions.forEach((position, i) => local[b * positions.length + i] = all[b * seqTokens + position]);
-    }
-    return local;
-  };
-  return { batch, inputs: pick(inputs), labels: pick(labels) };
+/** The numbers of `batch` sequences at the given positions of each: one rank's part of ids or labels. */
+export function localRows(all: Uint32Array, batch: number, positions: Uint32Array): Uint32Array {
+  const seqTokens = all.length / batch;
+  const local = new Uint32Array(batch * positions.length);
+  for (let b = 0; b < batch; b++) {
+    positions.forEach((position, i) => local[b * positions.length + i] = all[b * seqTokens + position]);
+  }
+  return local;
 }
 
 /**

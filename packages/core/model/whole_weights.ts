@@ -1,0 +1,87 @@
+/**
+ * Computing with whole weights: what the decoder does where the strategy splits none.
+ *
+ * @module
+ */
+
+import { type Backend, tensorFrom } from "../backend/backend.ts";
+import { groupById } from "../backend/ops.ts";
+import { WHOLE_REGION } from "../layer/region.ts";
+import { lmHeadLogits, lmHeadLoss, type LmHeadLossOptions, type LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import type { SplitBatch, SplitComputation, TensorParallel } from "../strategy/tensor_parallel.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { localRows } from "./token_batch.ts";
+
+/** Every rank holds all weights and computes with its own rows alone. */
+export function wholeWeights(backend: Backend, strategy: SequenceStrategy): TensorParallel {
+  const { rank, ranks } = strategy;
+  const sharers = Array.from({ length: ranks }, (_, r) => r);
+  return {
+    members: [rank],
+    heads: (all) => all,
+    placement: () => ({ sharers }),
+    computation: (batch) => createWholeComputation(backend, batch, rank),
+    reduceGradients: (parameters) => strategy.reduceGradients(parameters.flatMap(({ gradient }) => gradient ?? [])),
+    gatherParts: (values) => Promise.resolve(sharers.map(() => values)),
+  };
+}
+
+function createWholeComputation(
+  backend: Backend,
+  { batch, positions }: SplitBatch,
+  rank: number,
+): SplitComputation {
+  const { ops } = backend;
+  const own = (all: Uint32Array) => localRows(all, batch, positions[rank]);
+
+  return {
+    region: WHOLE_REGION,
+
+    embed(ids: Uint32Array, table: Tensor): Promise<Tensor> {
+      const local = own(ids);
+      using rows = tensorFrom(backend, local, [local.length], "activations");
+      const x = backend.empty([local.length, table.shape[1]], "activations");
+      ops.embedding(rows, table, x);
+      return Promise.resolve(x);
+    },
+
+    embedBackward(ids: Uint32Array, dx: Tensor, dTable: Tensor): Promise<void> {
+      addEmbeddingGradient(backend, own(ids), dx, dTable);
+      return Promise.resolve();
+    },
+
+    headLoss(
+      x: Tensor,
+      labels: Uint32Array,
+      weights: LmHeadWeights,
+      options: LmHeadLossOptions,
+    ): Promise<{ total: Tensor; dx: Tensor }> {
+      using targets = tensorFrom(backend, own(labels), [x.shape[0]], "activations");
+      const { losses, dx } = lmHeadLoss(backend, x, targets, weights, options);
+      using rowLosses = losses;
+      const total = backend.empty([1], "activations");
+      ops.sum(rowLosses, total);
+      return Promise.resolve({ total, dx });
+    },
+
+    async headLogits(x: Tensor, weights: LmHeadWeights, chunks: number): Promise<Float32Array> {
+      const [rows, vocab] = [x.shape[0], weights.head.value.shape[0]];
+      const all = new Float32Array(rows * vocab);
+      await lmHeadLogits(backend, x, weights, chunks, async (slice, start) => {
+        all.set(await backend.read(slice), start * vocab);
+      });
+      return all;
+    },
+  };
+}
+
+/** dTable [V, D] += rows of dx [T, D] by id. */
+export function addEmbeddingGradient(backend: Backend, ids: Uint32Array, dx: Tensor, dTable: Tensor): void {
+  const groups = groupById(ids);
+  const segments = new Uint32Array(3 * Math.min(ids.length, dTable.shape[0])); // empty segments at the end
+  segments.set(groups.segments);
+  using order = tensorFrom(backend, groups.order, [ids.length], "activations");
+  using bounds = tensorFrom(backend, segments, [segments.length / 3, 3], "activations");
+  backend.ops.embeddingBackward(order, bounds, dx, dTable);
+}
