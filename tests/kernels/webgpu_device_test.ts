@@ -1,4 +1,4 @@
-import { assertEquals, assertInstanceOf, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { tensorFrom, zeros } from "../../packages/core/backend/backend.ts";
 import { DeviceError, NoGpuError } from "../../packages/core/backend/webgpu/device_error.ts";
 import type { KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
@@ -197,6 +197,25 @@ gpuTest("reads larger than one staging buffer arrive whole, as the tensors were 
   assertEquals(values.reduce((sum, value) => sum + value), size + 9);
 });
 
+gpuTest("reads fill given arrays, and writes are taken from them, shared memory included", async (backend) => {
+  // Lengths that leave the second tensor and the windows of 1 MiB in which it is read out of step.
+  const sizes = [2 ** 18 + 1, 2 ** 19 + 3, 1];
+  const wanted = sizes.map((size, i) => Float32Array.from({ length: size }, (_, k) => k + i));
+  const shared = new Float32Array(new SharedArrayBuffer(4 * (2 ** 20)));
+  const tensors = sizes.map((size) => backend.empty([size], "scratch"));
+  let start = 1;
+  const into = sizes.map((size) => shared.subarray(start, start += size));
+  tensors.forEach((tensor, i) => backend.write(tensor, wanted[i]));
+  const values = await backend.readAll(tensors, into);
+  values.forEach((array, i) => assert(array === into[i] && array.every((value, k) => value === wanted[i][k])));
+  assertEquals([shared[0], shared[start]], [0, 0]);
+
+  into[1].forEach((value, k) => into[1][k] = -value);
+  backend.write(tensors[1], into[1]);
+  assert((await backend.read(tensors[1])).every((value, k) => value === -wanted[1][k]));
+  tensors.forEach((tensor) => tensor.free());
+});
+
 gpuTest("reads and writes of the wrong kind are refused", async (backend) => {
   using x = backend.empty([3], "scratch");
   using ids = backend.empty([3], "scratch", "u32");
@@ -204,6 +223,7 @@ gpuTest("reads and writes of the wrong kind are refused", async (backend) => {
   assertThrows(() => backend.write(x, new Uint32Array(3)), TypeError, "Cannot write u32 data");
   assertThrows(() => backend.write(ids, new Float32Array(3)), TypeError, "Cannot write f32 data");
   await assertRejects(() => backend.read(ids), TypeError, "its elements are u32");
+  await assertRejects(() => backend.readAll([x], [new Float32Array(2)]), RangeError, "into 2 elements: it has 3");
 });
 
 gpuTest("tensors without elements cost nothing and break nothing", async (backend) => {

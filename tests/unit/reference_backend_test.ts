@@ -62,6 +62,17 @@ Deno.test("read gives the contents of the moment it was called, as a copy", asyn
   assertEquals((await backend.readAll([tensor, tensor])).map((x) => [...x]), [[5, 5], [5, 5]]);
 });
 
+Deno.test("reads fill given arrays, shared memory included", async () => {
+  await using backend = createReferenceBackend();
+  using x = tensorFrom(backend, Float32Array.of(1, 2, 3), [3], "scratch");
+  const shared = new Float32Array(new SharedArrayBuffer(20));
+  const [values] = await backend.readAll([x], [shared.subarray(1, 4)]);
+  assertEquals([[...values], [...shared]], [[1, 2, 3], [0, 1, 2, 3, 0]]);
+  backend.write(x, shared.subarray(0, 3));
+  assertEquals(await backend.read(x), Float32Array.of(0, 1, 2));
+  await assertRejects(() => backend.readAll([x], [shared]), RangeError, "into 5 elements: it has 3");
+});
+
 Deno.test("read lets timers run before it resolves", async () => {
   const backend = createReferenceBackend();
   using tensor = zeros(backend, [1], "scratch");

@@ -48,8 +48,14 @@ export interface Backend extends AsyncDisposable {
   write(tensor: Tensor, data: Float32Array | Uint32Array): void;
   /** Copies an f32 tensor to the host as it is at the time of the call, once the ops before it are done. */
   read(tensor: Tensor): Promise<Float32Array>;
-  /** As `read` for several tensors, waiting once. */
-  readAll(tensors: readonly Tensor[]): Promise<Float32Array[]>;
+  /**
+   * As `read` for several tensors, waiting once.
+   *
+   * @param into arrays of the tensors' sizes to copy to, which may lie in shared memory, and to return; fresh ones by
+   * default. Memory that is used again is several times faster to copy to than fresh memory.
+   * @throws {RangeError} when an array is not as long as its tensor
+   */
+  readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]>;
   /** Hands encoded work to the device without waiting for it. */
   flush(): void;
   /** Flushes and waits until the device has nothing left to do. */

@@ -73,8 +73,18 @@ class ReferenceBackend implements Backend {
     return elements;
   }
 
-  async readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
-    const copies = tensors.map((tensor) => floatsOf(tensor).slice());
+  async readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]> {
+    const copies = tensors.map((tensor, i) => {
+      const values = floatsOf(tensor);
+      if (!into) return values.slice();
+      if (values.length !== into[i].length) {
+        throw new RangeError(
+          `Cannot read a tensor of shape [${tensor.shape}] into ${into[i].length} elements: it has ${values.length}`,
+        );
+      }
+      into[i].set(values);
+      return into[i];
+    });
     await this.sync();
     return copies;
   }

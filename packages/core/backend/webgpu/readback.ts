@@ -15,6 +15,12 @@ const MAX_STAGING_BYTES = 64 * 2 ** 20;
 /** What WebGPU wants the offset of a mapped range to be a multiple of. */
 const MAPPED_ALIGNMENT = 8;
 
+/**
+ * Bytes that are copied to given memory at once. Deno copies a mapped range into memory of its own; a copy that is short
+ * and freed at once stays in the processor's cache.
+ */
+const WINDOW_BYTES = 2 ** 20;
+
 /** Staging buffers that are kept between reads. */
 const MAX_IDLE_BUFFERS = 4;
 
@@ -75,14 +81,15 @@ export class Readback {
    * Copies ranges to the host as they are when the call is made, whatever is encoded or freed afterwards. Host memory
    * that the device can write to is needed for all of them at once.
    *
+   * @param into arrays of the ranges' lengths to copy to; fresh ones by default
    * @throws {DeviceError} when anything before it or the copy itself has failed
    */
-  async read(ranges: readonly ReadRange[]): Promise<ArrayBuffer[]> {
+  async read(ranges: readonly ReadRange[], into?: readonly Uint8Array[]): Promise<Uint8Array[]> {
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
     await Promise.all(copies.map(({ staging, total }) => this.#map(staging, total)));
-    const results: ArrayBuffer[] = ranges.map(() => new ArrayBuffer(0));
-    for (const copy of copies) this.#collect(copy, ranges, results);
+    const results = into ? [...into] : ranges.map(() => new Uint8Array(0));
+    for (const copy of copies) this.#collect(copy, results);
     await this.#errors.settle();
     return results;
   }
@@ -111,14 +118,20 @@ export class Readback {
     return { pieces, staging, total };
   }
 
-  #collect({ pieces, staging }: StagedCopy, ranges: readonly ReadRange[], results: ArrayBuffer[]): void {
-    for (const { range, start, at, bytes } of pieces) {
-      const mapped = staging.getMappedRange(at, bytes);
-      if (bytes === ranges[range].bytes) {
-        results[range] = keepMapped(mapped);
-      } else {
-        if (start === 0) results[range] = new ArrayBuffer(ranges[range].bytes);
-        new Uint8Array(results[range], start, bytes).set(new Uint8Array(mapped));
+  /** Fills `results`; those that are still empty are made here. */
+  #collect({ pieces, staging }: StagedCopy, results: Uint8Array[]): void {
+    for (const { source, range, start, at, bytes } of pieces) {
+      if (results[range].length < source.bytes) {
+        if (bytes === source.bytes) {
+          results[range] = new Uint8Array(keepMapped(staging.getMappedRange(at, bytes)));
+          continue;
+        }
+        results[range] = new Uint8Array(source.bytes);
+      }
+      for (let done = 0; done < bytes; done += WINDOW_BYTES) {
+        const mapped = staging.getMappedRange(at + done, Math.min(WINDOW_BYTES, bytes - done));
+        results[range].set(new Uint8Array(mapped), start + done);
+        freeCopy(mapped);
       }
     }
     staging.unmap();
@@ -165,6 +178,15 @@ function keepMapped(mapped: ArrayBuffer): ArrayBuffer {
     return mapped.transfer();
   } catch {
     return mapped.slice();
+  }
+}
+
+/** Frees a mapped range that is a copy. */
+function freeCopy(mapped: ArrayBuffer): void {
+  try {
+    mapped.transfer(0);
+  } catch {
+    // By the standard it is no copy.
   }
 }
 

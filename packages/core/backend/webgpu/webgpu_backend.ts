@@ -134,17 +134,18 @@ export class WebGpuBackend implements Backend, StorageOwner {
     return (await this.readAll([tensor]))[0];
   }
 
-  async readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
+  async readAll(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+  ): Promise<Float32Array[]> {
     this.#errors.check();
-    const ranges = tensors.map((tensor) => {
+    const ranges = tensors.map((tensor, i) => {
       const { buffer } = storageOf(tensor);
-      if (tensor.dtype !== "f32") {
-        throw new TypeError(`Cannot read a tensor of shape [${tensor.shape}] as f32: its elements are ${tensor.dtype}`);
-      }
+      checkRead(tensor, into?.[i]);
       return { buffer, offset: tensor.offset * ELEMENT_BYTES, bytes: tensor.bytes };
     });
-    const results = await this.#readback.read(ranges);
-    return results.map((bytes) => new Float32Array(bytes));
+    const results = await this.#readback.read(ranges, into?.map(bytesOf));
+    return into ? [...into] : results.map(({ buffer }) => new Float32Array(buffer));
   }
 
   flush(): void {
@@ -223,6 +224,21 @@ function checkWritten(tensor: Tensor, data: Float32Array | Uint32Array): void {
       `Cannot write ${data.length} elements to a tensor of shape [${tensor.shape}]: it has ${tensor.size}`,
     );
   }
+}
+
+function checkRead(tensor: Tensor, into?: Float32Array): void {
+  if (tensor.dtype !== "f32") {
+    throw new TypeError(`Cannot read a tensor of shape [${tensor.shape}] as f32: its elements are ${tensor.dtype}`);
+  }
+  if (into && tensor.size !== into.length) {
+    throw new RangeError(
+      `Cannot read a tensor of shape [${tensor.shape}] into ${into.length} elements: it has ${tensor.size}`,
+    );
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 function dispatchLimits({ limits }: GPUDevice, isSoftware: boolean, maxBindingBytes: number): DispatchLimits {
