@@ -11,23 +11,26 @@ export interface AttentionCase {
   q: Float32Array;
   k: Float32Array;
   v: Float32Array;
+  /** Positions [Sq], or with `ranged` first and last positions of each row [B·Sq, 2]. */
   queryPositions: Uint32Array;
+  ranged?: boolean;
   keyPositions: Uint32Array;
   shape: AttentionShape;
 }
 
 /** out [B·Sq, H·E] and logSumExp [B·Sq, H] by softmax over a row of all scores. */
 export function explicitAttention(
-  { q, k, v, queryPositions, keyPositions, shape }: AttentionCase,
+  { q, k, v, queryPositions, keyPositions, ranged = false, shape }: AttentionCase,
 ): { out: Float32Array; logSumExp: Float32Array } {
   const { batch, heads, kvHeads, headDim, scale } = shape;
-  const [queries, keys] = [queryPositions.length, keyPositions.length];
+  const [queries, keys] = [q.length / (batch * heads * headDim), keyPositions.length];
   const out = new Float32Array(q.length);
   const logSumExp = new Float32Array(batch * queries * heads).fill(EMPTY_LOG_SUM_EXP);
   for (let row = 0; row < batch * queries; row++) {
     const [sequence, query] = [Math.floor(row / queries), row % queries];
     for (let head = 0; head < heads; head++) {
-      const seen = [...keyPositions.keys()].filter((key) => keyPositions[key] <= queryPositions[query]);
+      const [first, last] = ranged ? queryPositions.subarray(2 * row, 2 * row + 2) : [0, queryPositions[query]];
+      const seen = [...keyPositions.keys()].filter((key) => keyPositions[key] >= first && keyPositions[key] <= last);
       if (seen.length === 0) continue;
       const qAt = (row * heads + head) * headDim;
       const kvHead = Math.floor(head / (heads / kvHeads));

@@ -4,6 +4,8 @@ import { assertEquals } from "@std/assert";
 import type { AttentionShape } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
+import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
+import { documentStarts } from "../_support/documents.ts";
 import { checkGradients, dot, type NamedArrays } from "../_support/gradient_check.ts";
 import { Random } from "../_support/random.ts";
 import { TestTensors } from "../_support/test_tensors.ts";
@@ -13,6 +15,8 @@ interface Case {
   shape?: Partial<AttentionShape>;
   queryPositions: number[];
   keyPositions: number[];
+  /** Lengths of the documents of each sequence. */
+  documents?: number[][];
   /** First key of the second part, when the backward runs over the keys in two parts. */
   split?: number;
   /** Differentiate along this many random directions instead of every element. */
@@ -37,6 +41,22 @@ const cases: Case[] = [
     split: 4,
   },
   {
+    name: "documents in a batch, keys in two parts",
+    shape: { batch: 2, heads: 2, kvHeads: 1 },
+    queryPositions: range(0, 9),
+    keyPositions: range(0, 9),
+    documents: [[4, 1, 4], [2, 7]],
+    split: 5,
+  },
+  {
+    name: "documents over several tiles",
+    shape: { heads: 2, kvHeads: 1, headDim: 6 },
+    queryPositions: range(0, 80),
+    keyPositions: range(0, 80),
+    documents: [[31, 2, 47]],
+    directions: 12,
+  },
+  {
     name: "several tiles, ragged",
     shape: { heads: 2, kvHeads: 1, headDim: 6 },
     queryPositions: range(0, 70),
@@ -46,7 +66,7 @@ const cases: Case[] = [
   },
 ];
 
-for (const { name, shape: given, queryPositions, keyPositions, split, directions } of cases) {
+for (const { name, shape: given, queryPositions, keyPositions, documents, split, directions } of cases) {
   Deno.test(`gradient of attention agrees with finite differences: ${name}`, async () => {
     const backend = createReferenceBackend({ poison: true });
     const shape = { batch: 1, heads: 1, kvHeads: 1, headDim: 4, scale: 0.6, ...given };
@@ -63,7 +83,9 @@ for (const { name, shape: given, queryPositions, keyPositions, split, directions
       q: t.from(q, qShape),
       k: t.from(k, kvShape),
       v: t.from(v, kvShape),
-      queryPositions: t.ids(...queryPositions),
+      queryPositions: documents
+        ? t.from(queryRanges(Uint32Array.from(queryPositions), documentStarts(documents), batch), [batch * queries, 2])
+        : t.ids(...queryPositions),
       keyPositions: t.ids(...keyPositions),
     });
     const forward = (arrays: NamedArrays, t: TestTensors) => {

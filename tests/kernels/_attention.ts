@@ -12,7 +12,9 @@ import type { AttentionVariant, VariantDevice } from "../../packages/core/backen
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
+import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
 import type { Tolerance } from "../_support/compare.ts";
+import { documentStarts } from "../_support/documents.ts";
 import type { Input } from "../_support/op_case.ts";
 import { Random } from "../_support/random.ts";
 
@@ -24,6 +26,8 @@ export interface AttentionCase {
   readonly headDim: number;
   readonly queries: ArrayLike<number>;
   readonly keys: ArrayLike<number>;
+  /** Lengths of the documents of each sequence, over all positions; left out: queries see all keys up to them. */
+  readonly documents?: readonly (readonly number[])[];
   /** Standard deviation of q and k; the scores have its square. */
   readonly std?: number;
 }
@@ -60,7 +64,7 @@ export function shapeOf({ batch, heads, kvHeads, headDim }: AttentionCase): Atte
 
 /** Normally distributed inputs; results hold numbers that must be overwritten or added to. */
 export function inputsOf(attentionCase: AttentionCase): Record<Name, Input> {
-  const { batch, heads, kvHeads, headDim, queries, keys, std = 1 } = attentionCase;
+  const { batch, heads, kvHeads, headDim, queries, keys, documents, std = 1 } = attentionCase;
   const random = new Random(headDim + queries.length * 1000 + keys.length);
   const floats = (rows: number, columns: number, deviation = 1) => ({
     shape: [batch * rows, columns],
@@ -71,7 +75,12 @@ export function inputsOf(attentionCase: AttentionCase): Record<Name, Input> {
     q: floats(Sq, heads * headDim, std),
     k: floats(Sk, kvHeads * headDim, std),
     v: floats(Sk, kvHeads * headDim),
-    queryPositions: { shape: [Sq], data: Uint32Array.from(queries) },
+    queryPositions: documents
+      ? {
+        shape: [batch * Sq, 2],
+        data: queryRanges(Uint32Array.from(queries), documentStarts(documents), batch),
+      }
+      : { shape: [Sq], data: Uint32Array.from(queries) },
     keyPositions: { shape: [Sk], data: Uint32Array.from(keys) },
     dOut: floats(Sq, heads * headDim),
     out: floats(Sq, heads * headDim),

@@ -69,6 +69,10 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     const { inputs, out, logSumExp, shape } = attentionOf(f);
     ops.attention({ ...inputs, queryPositions: f([3]) }, out, logSumExp, shape);
   }],
+  ["attention", "queryPositions must be [6, 2]", (ops, f) => {
+    const { inputs, out, logSumExp, shape } = attentionOf(f);
+    ops.attention({ ...inputs, queryPositions: f([3, 2], "u32") }, out, logSumExp, shape);
+  }],
   ["attention", "4 heads and 3 kv heads", (ops, f) => {
     const { inputs, out, logSumExp, shape } = attentionOf(f);
     ops.attention(inputs, out, logSumExp, { ...shape, kvHeads: 3 });

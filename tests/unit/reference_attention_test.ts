@@ -1,15 +1,25 @@
 import { assertEquals } from "@std/assert";
 import { type AttentionShape, EMPTY_LOG_SUM_EXP } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
+import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
 import { assertClose } from "../_support/compare.ts";
 import { type AttentionCase, explicitAttention } from "../_support/explicit_attention.ts";
+import { documentStarts } from "../_support/documents.ts";
 import { Random } from "../_support/random.ts";
 import { TestTensors } from "../_support/test_tensors.ts";
 
 // Sums run in f64 on both sides and are rounded once to f32: a few units in the last place of numbers around 1.
 const ROUNDING = { absolute: 1e-6, relative: 1e-6 };
 
-const cases: Record<string, { shape: Partial<AttentionShape>; queryPositions: number[]; keyPositions: number[] }> = {
+interface Positions {
+  readonly shape: Partial<AttentionShape>;
+  readonly queryPositions: number[];
+  readonly keyPositions: number[];
+  /** Lengths of the documents of each sequence. */
+  readonly documents?: number[][];
+}
+
+const cases: Record<string, Positions> = {
   "one head": { shape: {}, queryPositions: range(0, 9), keyPositions: range(0, 9) },
   "several tiles, ragged": {
     shape: { heads: 2, kvHeads: 2 },
@@ -35,11 +45,23 @@ const cases: Record<string, { shape: Partial<AttentionShape>; queryPositions: nu
     keyPositions: [...range(20, 30), ...range(50, 60)],
   },
   "more keys than queries": { shape: {}, queryPositions: range(90, 95), keyPositions: range(0, 95) },
+  "documents, layouts of their own": {
+    shape: { batch: 2, heads: 4, kvHeads: 2 },
+    queryPositions: range(0, 140),
+    keyPositions: range(0, 140),
+    documents: [[64, 33, 1, 42], [1, 2, 137]],
+  },
+  "documents, zig-zag, keys of another rank": {
+    shape: { batch: 2, heads: 2, kvHeads: 1 },
+    queryPositions: [...range(10, 20), ...range(60, 70)],
+    keyPositions: [...range(20, 30), ...range(50, 60)],
+    documents: [[15, 40, 10, 5], [70]],
+  },
 };
 
-for (const [name, { shape, queryPositions, keyPositions }] of Object.entries(cases)) {
+for (const [name, { shape, queryPositions, keyPositions, documents }] of Object.entries(cases)) {
   Deno.test(`reference attention equals an explicit softmax: ${name}`, async () => {
-    const input = attentionCase(shape, queryPositions, keyPositions);
+    const input = attentionCase(shape, queryPositions, keyPositions, documents);
     const { out, logSumExp } = await tiledAttention(input);
     const expected = explicitAttention(input);
     assertClose(out, expected.out, { ...ROUNDING, what: "out", rejectAllZero: true });
@@ -130,6 +152,7 @@ function attentionCase(
   given: Partial<AttentionShape>,
   queryPositions: number[],
   keyPositions: number[],
+  documents?: number[][],
 ): AttentionCase {
   const shape = attentionShape(given);
   const { batch, heads, kvHeads, headDim } = shape;
@@ -138,7 +161,10 @@ function attentionCase(
     q: random.normals(batch * queryPositions.length * heads * headDim),
     k: random.normals(batch * keyPositions.length * kvHeads * headDim),
     v: random.normals(batch * keyPositions.length * kvHeads * headDim),
-    queryPositions: Uint32Array.from(queryPositions),
+    queryPositions: documents
+      ? queryRanges(Uint32Array.from(queryPositions), documentStarts(documents), batch)
+      : Uint32Array.from(queryPositions),
+    ranged: documents !== undefined,
     keyPositions: Uint32Array.from(keyPositions),
     shape,
   };
@@ -146,14 +172,14 @@ function attentionCase(
 
 /** The backend's attention, over all keys at once or, resumed, over the keys between `splits` one part after another. */
 async function tiledAttention(
-  { q, k, v, queryPositions, keyPositions, shape }: AttentionCase,
+  { q, k, v, queryPositions, keyPositions, ranged, shape }: AttentionCase,
   splits = [0, keyPositions.length],
   options: { reverse?: boolean } = {},
 ): Promise<{ out: Float32Array; logSumExp: Float32Array }> {
   const backend = createReferenceBackend({ poison: true });
   using t = new TestTensors(backend);
   const { batch, heads, kvHeads, headDim } = shape;
-  const queryRows = batch * queryPositions.length;
+  const queryRows = q.length / (heads * headDim);
   const width = kvHeads * headDim;
   const qTensor = t.from(q, [queryRows, heads * headDim]);
   const [out, logSumExp] = [t.empty(qTensor.shape), t.empty([queryRows, heads])];
@@ -171,7 +197,7 @@ async function tiledAttention(
       q: qTensor,
       k: part(k),
       v: part(v),
-      queryPositions: t.from(queryPositions, [queryPositions.length]),
+      queryPositions: t.from(queryPositions, ranged ? [queryRows, 2] : [queryPositions.length]),
       keyPositions: t.from(keyPositions.slice(start, end), [end - start]),
     };
     backend.ops.attention(inputs, out, logSumExp, shape, { resume: i > 0 });

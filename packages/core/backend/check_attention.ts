@@ -14,6 +14,8 @@ export interface AttentionDims {
   readonly queryTokens: number;
   /** Keys of one sequence, Sk. */
   readonly keyTokens: number;
+  /** Whether `queryPositions` holds a range for each row rather than a position for each query. */
+  readonly ranged: boolean;
 }
 
 /** Checks `Ops.attention`. */
@@ -89,12 +91,13 @@ function inputOperands(
   const { q, k, v, queryPositions, keyPositions } = inputs;
   const [queryRows] = matrixDims(op, "q", q);
   const [keyRows] = matrixDims(op, "k", k);
-  const dims = { queryTokens: queryRows / batch, keyTokens: keyRows / batch };
+  const ranged = queryPositions.shape.length === 2;
+  const dims = { queryTokens: queryRows / batch, keyTokens: keyRows / batch, ranged };
   const operands = [
     reads("q", q, [queryRows, heads * headDim]),
     reads("k", k, [keyRows, kvHeads * headDim]),
     reads("v", v, [keyRows, kvHeads * headDim]),
-    reads("queryPositions", queryPositions, [dims.queryTokens], "u32"),
+    reads("queryPositions", queryPositions, ranged ? [queryRows, 2] : [dims.queryTokens], "u32"),
     reads("keyPositions", keyPositions, [dims.keyTokens], "u32"),
   ];
   if (queryRows % batch !== 0 || keyRows % batch !== 0) {

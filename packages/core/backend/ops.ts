@@ -45,7 +45,7 @@ export interface AttentionShape {
   readonly scale: number;
 }
 
-/** Inputs of attention: q [B·Sq, H·E], k and v [B·Sk, K·E], global positions ascending: queries [Sq], keys [Sk]. */
+/** Inputs of attention: q [B·Sq, H·E], k and v [B·Sk, K·E], and which keys each query sees. */
 export interface AttentionInputs {
   /** Queries, rotated. */
   readonly q: Tensor;
@@ -53,7 +53,11 @@ export interface AttentionInputs {
   readonly k: Tensor;
   /** Values. */
   readonly v: Tensor;
-  /** Global position of every query of a sequence, ascending, u32. */
+  /**
+   * Which keys each query sees, by their positions, u32. [Sq]: the global position of every query of a sequence,
+   * ascending; it sees all keys up to there. [B·Sq, 2]: the first and the last position that each row sees, neither
+   * descending within a sequence; the first ones are where documents start that are packed into a sequence.
+   */
   readonly queryPositions: Tensor;
   /** Global position of every key of a sequence, ascending, u32. */
   readonly keyPositions: Tensor;
@@ -115,7 +119,7 @@ export interface Ops {
 
   /**
    * Causal attention by online softmax (Dao et al. 2022); never holds S×S scores. A query sees the keys of its own
-   * sequence whose position is not after its own. out [B·Sq, H·E], logSumExp [B·Sq, H]. A query without any key gets
+   * sequence up to its own position, or those in its range; keys that no query of a tile sees cost nothing. out [B·Sq, H·E], logSumExp [B·Sq, H]. A query without any key gets
    * zeros and {@linkcode EMPTY_LOG_SUM_EXP}. With `resume`, out and logSumExp hold the result over earlier keys and
    * become the result over all keys, as Ring Attention (Liu et al. 2023) needs.
    */

@@ -14,8 +14,8 @@ import {
   queryRows,
   queryTiles,
   scoreMatrix,
+  seenKeys,
   TileProducts,
-  visibleKeys,
 } from "./attention_tiles.ts";
 import { matrixOf, transposed } from "./panels.ts";
 
@@ -38,7 +38,7 @@ export function attention(
   resume: boolean,
 ): void {
   const { heads, headDim, scale } = shape;
-  const visible = visibleKeys(queryPositions, keyPositions);
+  const seen = seenKeys(queryPositions, keyPositions, shape, dims);
   const products = new TileProducts(headDim);
   const scores = new Float64Array(QUERY_TILE * KEY_TILE);
   // Per query of a tile: highest score, and the sums of weights and of weighted values relative to it.
@@ -52,8 +52,8 @@ export function attention(
       totals[i] = resume ? 1 : 0;
       for (let e = 0; e < headDim; e++) sums[i * headDim + e] = resume ? out[index * headDim + e] : 0;
     }
-    const end = visible[tile.query + tile.rows - 1];
-    for (let key = 0; key < end; key += KEY_TILE) {
+    const end = seen.end[tile.row + tile.rows - 1];
+    for (let key = seen.start[tile.row]; key < end; key += KEY_TILE) {
       const keys = Math.min(KEY_TILE, end - key);
       const tileScores = scoreMatrix(scores, tile.rows, keys);
       const kTile = keyRows(k, tile, key, keys, shape, dims);
@@ -62,7 +62,7 @@ export function attention(
       for (let i = 0; i < tile.rows; i++) {
         const before = highest[i];
         const row = scores.subarray(i * KEY_TILE, i * KEY_TILE + keys);
-        highest[i] = weighScores(row, scale, visible[tile.query + i] - key, before);
+        highest[i] = weighScores(row, scale, seen.start[tile.row + i] - key, seen.end[tile.row + i] - key, before);
         const rescale = Math.exp(before - highest[i]);
         totals[i] *= rescale;
         for (let j = 0; j < keys; j++) totals[i] += row[j];
@@ -99,7 +99,7 @@ export function attentionBackward(
   dims: AttentionDims,
 ): void {
   const { heads, headDim, scale } = shape;
-  const visible = visibleKeys(queryPositions, keyPositions);
+  const seen = seenKeys(queryPositions, keyPositions, shape, dims);
   const products = new TileProducts(headDim);
   const weights = new Float64Array(QUERY_TILE * KEY_TILE);
   const dScores = new Float64Array(QUERY_TILE * KEY_TILE);
@@ -112,9 +112,9 @@ export function attentionBackward(
     const qTile = queryRows(q, tile, shape);
     const dOutTile = queryRows(dOut, tile, shape);
     const dqTile = matrixOf(dq, tile.rows, headDim);
-    const end = visible[tile.query + tile.rows - 1];
+    const end = seen.end[tile.row + tile.rows - 1];
     dq.fill(0);
-    for (let key = 0; key < end; key += KEY_TILE) {
+    for (let key = seen.start[tile.row]; key < end; key += KEY_TILE) {
       const keys = Math.min(KEY_TILE, end - key);
       const [kTile, vTile, dkTile, dvTile] = [k, v, dk, dv].map((x) => keyRows(x, tile, key, keys, shape, dims));
       const tileWeights = scoreMatrix(weights, tile.rows, keys);
@@ -123,9 +123,10 @@ export function attentionBackward(
       products.multiply(dOutTile, transposed(vTile), tileDScores);
       for (let i = 0; i < tile.rows; i++) {
         const index = (tile.row + i) * heads + tile.head;
-        const seen = visible[tile.query + i] - key;
+        const from = seen.start[tile.row + i] - key;
+        const to = seen.end[tile.row + i] - key;
         for (let j = 0, at = i * KEY_TILE; j < keys; j++, at++) {
-          weights[at] = j < seen ? Math.exp(scale * weights[at] - logSumExp[index]) : 0;
+          weights[at] = j >= from && j < to ? Math.exp(scale * weights[at] - logSumExp[index]) : 0;
           dScores[at] = scale * weights[at] * (dScores[at] - delta[index]);
         }
       }
@@ -143,15 +144,15 @@ export function attentionBackward(
 }
 
 /**
- * Turns the scores of one query into weights exp(scale · score − highest), 0 from key `seen` on, and returns the
- * highest scaled score, which is at least `before`.
+ * Turns the scores of one query into weights exp(scale · score − highest), 0 before key `from` and from key `to` on, and
+ * returns the highest scaled score, which is at least `before`.
  */
-function weighScores(scores: Float64Array, scale: number, seen: number, before: number): number {
+function weighScores(scores: Float64Array, scale: number, from: number, to: number, before: number): number {
   let highest = before;
   for (let j = 0; j < scores.length; j++) {
     scores[j] *= scale;
-    if (j < seen && scores[j] > highest) highest = scores[j];
+    if (j >= from && j < to && scores[j] > highest) highest = scores[j];
   }
-  for (let j = 0; j < scores.length; j++) scores[j] = j < seen ? Math.exp(scores[j] - highest) : 0;
+  for (let j = 0; j < scores.length; j++) scores[j] = j >= from && j < to ? Math.exp(scores[j] - highest) : 0;
   return highest;
 }

@@ -40,13 +40,30 @@ export function* queryTiles({ batch, heads }: AttentionShape, { queryTokens }: A
   }
 }
 
-/** Number of leading keys that each query sees; positions ascend on both sides. */
-export function visibleKeys(queryPositions: Uint32Array, keyPositions: Uint32Array): Uint32Array {
-  let count = 0;
-  return queryPositions.map((position) => {
-    while (count < keyPositions.length && keyPositions[count] <= position) count++;
-    return count;
-  });
+/** The keys of its sequence that each row of q sees: from `start` up to, but not including, `end`. */
+export interface SeenKeys {
+  readonly start: Uint32Array;
+  readonly end: Uint32Array;
+}
+
+/** Finds the keys that each row sees; positions ascend on both sides, and ranges do not descend. */
+export function seenKeys(
+  queryPositions: Uint32Array,
+  keyPositions: Uint32Array,
+  { batch }: AttentionShape,
+  { queryTokens, ranged }: AttentionDims,
+): SeenKeys {
+  const start = new Uint32Array(batch * queryTokens);
+  const end = new Uint32Array(batch * queryTokens);
+  const keys = keyPositions.length;
+  for (let row = 0, first = 0, count = 0; row < end.length; row++) {
+    if (row % queryTokens === 0) first = count = 0;
+    const last = ranged ? queryPositions[2 * row + 1] : queryPositions[row % queryTokens];
+    while (ranged && first < keys && keyPositions[first] < queryPositions[2 * row]) first++;
+    while (count < keys && keyPositions[count] <= last) count++;
+    [start[row], end[row]] = [first, count];
+  }
+  return { start, end };
 }
 
 /** Rows of one head in an array [tokens, heads · headDim]. */

@@ -5,21 +5,20 @@
  * @module
  */
 
-import { laneMain, laneStream, ownRows } from "./attention_lanes.ts";
+import { isMet, keysOfQuery, ownRun, queriesOfKey, streamedRun } from "./attention_bounds.ts";
+import { laneMain, laneStream, lastOwn, ownRows } from "./attention_lanes.ts";
 import type { LaneVariant } from "./attention_variant.ts";
 import {
   addDot,
   ALL_TERMS,
   type AttentionLayout,
   backwardOperands,
-  FIRST_QUERY,
   lines,
   LOG2_E,
   MASKED,
   operandCode,
   piecesOf,
   UNREACHED,
-  VISIBLE_KEYS,
 } from "./attention_wgsl.ts";
 
 /** WGSL of dq: lanes own queries, keys stream. */
@@ -27,7 +26,8 @@ export function laneQueryGradient(variant: LaneVariant, layout: AttentionLayout)
   const { rows, block } = variant;
   const pieces = piecesOf(layout.headDim);
   const stream = laneStream(variant, pieces);
-  return operandCode(backwardOperands("queries", ALL_TERMS), layout) + VISIBLE_KEYS + laneMain(
+  const run = streamedRun(layout, "queries", "first_row", lastOwn(variant, "params.queries"));
+  return operandCode(backwardOperands("queries", ALL_TERMS), layout) + keysOfQuery(layout) + laneMain(
     variant,
     "heads",
     `
@@ -35,7 +35,7 @@ export function laneQueryGradient(variant: LaneVariant, layout: AttentionLayout)
 ${ownRows(variant, "(params.tiles - 1u - index % params.tiles)", "params.queries")}
 ${
       lines(rows, (r) => `
-  let visible_${r} = visible_keys(own_${r});
+  ${ownRun(layout, "queries", r)}
   let lse_${r} = lse[lse_index(row_${r}, head)] * ${LOG2_E};
   let delta_${r} = delta[delta_index(row_${r}, head)];
 ${
@@ -46,8 +46,8 @@ ${
       }`)
     }
 ${stream.prepare}
-  let end = visible_keys(min(first_row + ${variant.lanes * rows - 1}u, params.queries - 1u));
-  for (var key = 0u; key < end; key += ${block}u) {
+  let end = ${run.end};
+  for (var key = ${run.begin}; key < end; key += ${block}u) {
 ${stream.begin("key", "sequence * params.keys", "params.keys - 1u")}
 ${stream.load("k", "kv_head")}
 ${stream.load("v", "kv_head")}
@@ -66,7 +66,9 @@ ${
       }
 ${
         lines(rows, (r) => `
-    let weight_${r}_${j} = exp2(select(${MASKED}, score_${r}_${j} - lse_${r}, key + ${j}u < visible_${r}));
+    let weight_${r}_${j} = exp2(select(${MASKED}, score_${r}_${j} - lse_${r}, ${
+          isMet(layout, "queries", `key + ${j}u`, r)
+        }));
     let d_score_${r}_${j} = weight_${r}_${j} * (d_weight_${r}_${j} - delta_${r});`)
       }`)
     }
@@ -90,6 +92,7 @@ export function laneKeyGradient(variant: LaneVariant, layout: AttentionLayout): 
   const { rows, block, shuffle } = variant;
   const pieces = piecesOf(layout.headDim);
   const stream = laneStream(variant, pieces);
+  const run = streamedRun(layout, "keys", "first_row", lastOwn(variant, "params.keys"));
   const number = (name: string, place: string) => {
     const row = `sequence * params.queries + min(${place}, params.queries - 1u)`;
     return `${name}[${name}_index(${row}, query_head)]`;
@@ -108,14 +111,14 @@ ${
     : lines(block, (j) => `
       let lse_${j} = ${logSumExp(`(query + ${j}u)`)};
       let delta_${j} = ${number("delta", `(query + ${j}u)`)};`);
-  return operandCode(backwardOperands("keys", ALL_TERMS), layout) + FIRST_QUERY + laneMain(
+  return operandCode(backwardOperands("keys", ALL_TERMS), layout) + queriesOfKey(layout) + laneMain(
     variant,
     "kv_heads",
     `
 ${ownRows(variant, "(index % params.tiles)", "params.keys")}
 ${
       lines(rows, (r) => `
-  let first_${r} = first_query(own_${r});
+  ${ownRun(layout, "keys", r)}
 ${
         lines(pieces, (e) => `
   let k_${r}_${e} = load_k(row_${r}, head, ${e}u) * (params.scale * ${LOG2_E});
@@ -125,10 +128,11 @@ ${
       }`)
     }
 ${stream.prepare}
-  let start = first_query(first_row);
+  let start = ${run.begin};
+  let end = ${run.end};
   let group = params.heads / params.kv_heads;
   for (var query_head = head * group; query_head < (head + 1u) * group; query_head++) {
-    for (var query = start; query < params.queries; query += ${block}u) {
+    for (var query = start; query < end; query += ${block}u) {
 ${stream.begin("query", "sequence * params.queries", "params.queries - 1u")}
 ${stream.load("q", "query_head")}
 ${stream.load("d_out", "query_head")}
@@ -148,7 +152,9 @@ ${
       }
 ${
         lines(rows, (r) => `
-      let weight_${r}_${j} = exp2(select(${MASKED}, score_${r}_${j} - lse_${j}, query + ${j}u >= first_${r}));
+      let weight_${r}_${j} = exp2(select(${MASKED}, score_${r}_${j} - lse_${j}, ${
+          isMet(layout, "keys", `query + ${j}u`, r)
+        }));
       let d_score_${r}_${j} = weight_${r}_${j} * (d_weight_${r}_${j} - delta_${j});`)
       }`)
     }

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { laneMain, laneStream, ownRows } from "./attention_lanes.ts";
+import { isMet, keysOfQuery, ownRun, streamedRun } from "./attention_bounds.ts";
+import { laneMain, laneStream, lastOwn, ownRows } from "./attention_lanes.ts";
 import type { LaneVariant } from "./attention_variant.ts";
 import {
   addDot,
@@ -19,7 +20,6 @@ import {
   operandCode,
   piecesOf,
   range,
-  VISIBLE_KEYS,
 } from "./attention_wgsl.ts";
 
 /** WGSL of the forward: lanes own queries, keys stream. `resume`: start from what out and lse hold. */
@@ -27,6 +27,7 @@ export function laneForward(variant: LaneVariant, layout: AttentionLayout, resum
   const { rows, block } = variant;
   const pieces = piecesOf(layout.headDim);
   const stream = laneStream(variant, pieces);
+  const run = streamedRun(layout, "queries", "first_row", lastOwn(variant, "params.queries"));
   const start = (r: number) =>
     resume
       ? `
@@ -37,7 +38,7 @@ ${lines(pieces, (e) => `  var sum_${r}_${e} = load_out(row_${r}, head, ${e}u);`)
   var top_${r} = f32(${EMPTY});
   var total_${r} = 0.0;
 ${lines(pieces, (e) => `  var sum_${r}_${e} = vec4f(0.0);`)}`;
-  return operandCode(FORWARD_OPERANDS, layout) + VISIBLE_KEYS + laneMain(
+  return operandCode(FORWARD_OPERANDS, layout) + keysOfQuery(layout) + laneMain(
     variant,
     "heads",
     `
@@ -45,13 +46,13 @@ ${lines(pieces, (e) => `  var sum_${r}_${e} = vec4f(0.0);`)}`;
 ${ownRows(variant, "(params.tiles - 1u - index % params.tiles)", "params.queries")}
 ${
       lines(rows, (r) => `
-  let visible_${r} = visible_keys(own_${r});
+  ${ownRun(layout, "queries", r)}
 ${lines(pieces, (e) => `  let q_${r}_${e} = load_q(row_${r}, head, ${e}u) * (params.scale * ${LOG2_E});`)}
 ${start(r)}`)
     }
 ${stream.prepare}
-  let end = visible_keys(min(first_row + ${variant.lanes * rows - 1}u, params.queries - 1u));
-  for (var key = 0u; key < end; key += ${block}u) {
+  let end = ${run.end};
+  for (var key = ${run.begin}; key < end; key += ${block}u) {
 ${stream.begin("key", "sequence * params.keys", "params.keys - 1u")}
 ${stream.load("k", "kv_head")}
 ${
@@ -62,7 +63,12 @@ ${
     let k_${j}_${e} = ${stream.at("k", "kv_head", j, e)};
 ${lines(rows, (r) => addDot(`score_${r}_${j}`, `q_${r}_${e}`, `k_${j}_${e}`))}`)
       }
-${lines(rows, (r) => `score_${r}_${j} = select(${MASKED}, score_${r}_${j}, key + ${j}u < visible_${r});`)}`)
+${
+        lines(
+          rows,
+          (r) => `score_${r}_${j} = select(${MASKED}, score_${r}_${j}, ${isMet(layout, "queries", `key + ${j}u`, r)});`,
+        )
+      }`)
     }
 ${
       lines(rows, (r) => `

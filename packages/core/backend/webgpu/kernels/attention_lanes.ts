@@ -83,3 +83,8 @@ ${
   let row_${r} = sequence * ${count} + own_${r};`)
   }`;
 }
+
+/** The last row that the lanes of a workgroup own; an expression. */
+export function lastOwn({ lanes, rows }: LaneVariant, count: string): string {
+  return `min(first_row + ${lanes * rows - 1}u, ${count} - 1u)`;
+}

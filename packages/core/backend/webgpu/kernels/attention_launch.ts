@@ -10,6 +10,7 @@ import { Scope } from "../../../tensor/scope.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
 import { type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
+import { searchesPerRow } from "./attention_bounds.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import type { AttentionLayout, AttentionOperand } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
@@ -74,23 +75,29 @@ export function launchAttention(
 function attentionParts(
   { limits }: Dispatcher,
   { variant, owners }: AttentionLaunch,
-  { query_positions, key_positions }: AttentionTensors,
+  { q, query_positions, key_positions }: AttentionTensors,
   shape: AttentionShape,
 ): AttentionPart[] {
   const { batch, heads, kvHeads, headDim } = shape;
   const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
-  const streamed = maxStreamedRows(variant, headDim, limits.maxLoopTurns, owners === "keys" ? heads / kvHeads : 1);
-  const maxQueries = Math.min(Math.floor(fitting / (heads * headDim)), owners === "keys" ? streamed : Infinity);
+  const ranged = isRanged(query_positions);
+  const queryElements = Math.max(heads * headDim, ranged ? 2 : 1);
+  const streamed = maxStreamedRows(variant, headDim, {
+    maxLoopTurns: limits.maxLoopTurns,
+    passes: owners === "keys" ? heads / kvHeads : 1,
+    searches: searchesPerRow({ ranged }),
+  });
+  const maxQueries = Math.min(Math.floor(fitting / queryElements), owners === "keys" ? streamed : Infinity);
   const maxKeys = Math.min(Math.floor(fitting / (kvHeads * headDim)), owners === "queries" ? streamed : Infinity);
   if (maxQueries < 1 || maxKeys < 1) {
     throw new RangeError(
       `Cannot bind rows of ${heads} heads of ${headDim} elements: a binding holds at most ${limits.maxBindingBytes} bytes`,
     );
   }
-  const queries = { start: 0, end: query_positions.size };
+  const queries = { start: 0, end: q.shape[0] / batch };
   const keys = { start: 0, end: key_positions.size };
   if (queries.end <= maxQueries && keys.end <= maxKeys) {
-    const elements = Math.max(1, queries.end * heads * headDim, keys.end * kvHeads * headDim);
+    const elements = Math.max(1, queries.end * queryElements, keys.end * kvHeads * headDim);
     return blocks(batch, Math.floor(fitting / elements)).map((sequences) => ({ sequences, queries, keys }));
   }
   return blocks(batch, 1).flatMap((sequences) =>
@@ -122,7 +129,9 @@ function dispatchPart(
     const tensor = tensors[name];
     const ofKeys = holds === "key_heads" || name === "key_positions";
     const block = ofKeys ? part.keys : part.queries;
-    if (holds === "positions") return scope.own(tensor.rows(block.start, block.end));
+    if (holds === "positions" && !(name === "query_positions" && layout.ranged)) {
+      return scope.own(tensor.rows(block.start, block.end));
+    }
     const tokens = tensor.shape[0] / batch;
     const start = part.sequences.start * tokens + block.start;
     return scope.own(tensor.rows(start, (part.sequences.end - 1) * tokens + block.end));
@@ -150,5 +159,14 @@ function attentionLayout(
   { headDim }: AttentionShape,
 ): AttentionLayout {
   const rows = operands.filter(({ holds }) => holds === "query_heads" || holds === "key_heads");
-  return { headDim, width: vectorWidth(rows.map(({ name }) => tensors[name]), [headDim]) };
+  return {
+    headDim,
+    width: vectorWidth(rows.map(({ name }) => tensors[name]), [headDim]),
+    ranged: isRanged(tensors.query_positions),
+  };
+}
+
+/** Whether a tensor of `AttentionInputs.queryPositions` holds a range for each row. */
+function isRanged(queryPositions: Tensor): boolean {
+  return queryPositions.shape.length === 2;
 }

@@ -5,7 +5,10 @@
  * @module
  */
 
+import { isMet, keysOfQuery, ownRun, queriesOfKey } from "./attention_bounds.ts";
 import {
+  boundsOf,
+  eachKeyTile,
   eachRow,
   eachScore,
   eachSum,
@@ -23,12 +26,10 @@ import {
   type AttentionLayout,
   backwardOperands,
   type BackwardTerms,
-  FIRST_QUERY,
   LOG2_E,
   MASKED,
   operandCode,
   UNREACHED,
-  VISIBLE_KEYS,
 } from "./attention_wgsl.ts";
 
 const QUERY_ROWS = (start: string) => (i: string) =>
@@ -38,43 +39,44 @@ const KEY_ROWS = (start: string) => (i: string) => `sequence * params.keys + min
 /** WGSL of dq: workgroups own queries and walk over keys as the forward does. */
 export function tileQueryGradient(variant: TileVariant, layout: AttentionLayout, terms: BackwardTerms): string {
   const shape = tileShape(variant, layout.headDim);
-  const { columns, xCount, pieces } = shape;
+  const { xCount, pieces } = shape;
   const queries = (name: string): TileRows => ({ name, head: "head", row: QUERY_ROWS("first_row") });
   const keys = (name: string): TileRows => ({ name, head: "kv_head", row: KEY_ROWS("key") });
-  return operandCode(backwardOperands("queries", terms), layout) + VISIBLE_KEYS + tileMemory(shape) + tileMain(
-    shape,
-    "heads",
-    `
-${ownQueries(shape)}${
-      eachRow(shape, (i) => `
+  return operandCode(backwardOperands("queries", terms), layout) + keysOfQuery(layout) + tileMemory(shape, layout) +
+    tileMain(
+      shape,
+      "heads",
+      `
+${ownQueries(shape, layout)}${
+        eachRow(shape, (i) => `
   let lse_${i} = lse[lse_index(row_${i}, head)] * ${LOG2_E};
   ${terms.delta ? `let delta_${i} = delta[delta_index(row_${i}, head)];` : ""}`)
-    }
+      }
 ${eachSum(shape, (i, u) => `  var dq_${i}_${u} = vec4f(0.0);`)}
-  for (var key = 0u; key < seen.x; key += ${columns}u) {
+${eachKeyTile(shape, layout)}
 ${tileProduct(shape, "score", queries("q"), keys("k"))}
 ${eachScore(shape, (i, j) => `    score_${i}_${j} = score_${i}_${j} * (params.scale * ${LOG2_E}) - lse_${i};`)}
-${maskKeys(shape)}${terms.dWeight ? tileProduct(shape, "d_weight", queries("d_out"), keys("v")) : ""}
+${maskKeys(shape, layout)}${terms.dWeight ? tileProduct(shape, "d_weight", queries("d_out"), keys("v")) : ""}
 ${
-      eachScore(shape, (i, j) =>
-        `    score_${i}_${j} = exp2(score_${i}_${j}) * ${dScore(terms, `d_weight_${i}_${j}`, `delta_${i}`)};`)
-    }
+        eachScore(shape, (i, j) =>
+          `    score_${i}_${j} = exp2(score_${i}_${j}) * ${dScore(terms, `d_weight_${i}_${j}`, `delta_${i}`)};`)
+      }
 ${storeWeights(shape, "score")}
 ${tileAccumulate(shape, "dq", keys("k"))}
   }
 ${
-      eachSum(shape, (i, u) => `
+        eachSum(shape, (i, u) => `
   if (place_${i} < params.queries && x + ${xCount * u}u < ${pieces}u) {
     add_dq(row_${i}, head, x + ${xCount * u}u, dq_${i}_${u} * params.scale);
   }`)
-    }
+      }
 `,
-  );
+    );
 }
 
 /**
- * WGSL of dk and dv: workgroups own keys and walk over the queries of all heads of the group, from the first that sees
- * one of the keys; tiles from the first that sees all of them on need no mask. A query past the end gets a log-sum-exp
+ * WGSL of dk and dv: workgroups own keys and walk over the queries of all heads of the group that see one of the keys;
+ * tiles of queries that all see all of the keys need no mask. A query past the end gets a log-sum-exp
  * so high that its weight is zero.
  */
 export function tileKeyGradient(variant: TileVariant, layout: AttentionLayout, terms: BackwardTerms): string {
@@ -92,7 +94,7 @@ export function tileKeyGradient(variant: TileVariant, layout: AttentionLayout, t
         ${terms.delta ? "delta[delta_index(row, query_head)]" : "0.0"},
       );
     }`;
-  return operandCode(backwardOperands("keys", terms), layout) + FIRST_QUERY + tileMemory(shape) + `
+  return operandCode(backwardOperands("keys", terms), layout) + queriesOfKey(layout) + tileMemory(shape, layout) + `
 var<workgroup> column_numbers: array<vec2f, ${columns}>;
 ` + tileMain(
     shape,
@@ -101,7 +103,12 @@ var<workgroup> column_numbers: array<vec2f, ${columns}>;
   let first_row = index % params.tiles * ${rows}u;
   if (local == 0u) {
     let last = min(first_row + ${rows - 1}u, params.keys - 1u);
-    bounds = vec2u(first_query(first_row), first_query(last));
+    bounds = ${
+      boundsOf(layout, ["first_query", "first_row"], ["first_query", "last"], ["end_query", "last"], [
+        "end_query",
+        "first_row",
+      ])
+    };
   }
   let seen = workgroupUniformLoad(&bounds);
 ${
@@ -109,7 +116,7 @@ ${
   let place_${i} = first_row + y + ${yCount * i}u;
   let own_${i} = min(place_${i}, params.keys - 1u);
   let row_${i} = sequence * params.keys + own_${i};
-  let first_${i} = first_query(own_${i});`)
+  ${ownRun(layout, "keys", i)}`)
     }
 ${
       eachSum(shape, (i, u) =>
@@ -117,17 +124,21 @@ ${
     }
   let group = params.heads / params.kv_heads;
   for (var query_head = head * group; query_head < (head + 1u) * group; query_head++) {
-    for (var query = seen.x / ${columns}u * ${columns}u; query < params.queries; query += ${columns}u) {
+    for (var query = seen.x / ${columns}u * ${columns}u; query < ${
+      layout.ranged ? "seen.z" : "params.queries"
+    }; query += ${columns}u) {
 ${numbers}
 ${tileProduct(shape, "score", keys("k"), queries("q"))}
 ${
       eachScore(shape, (i, j) =>
         `      score_${i}_${j} = score_${i}_${j} * (params.scale * ${LOG2_E}) - column_numbers[x * 4u + ${j}u].x;`)
     }
-      if (query < seen.y) {
+      if (query < seen.y${layout.ranged ? ` || query + ${columns}u > seen.w` : ""}) {
 ${
       eachScore(shape, (i, j) =>
-        `        score_${i}_${j} = select(${MASKED}, score_${i}_${j}, query + x * 4u + ${j}u >= first_${i});`)
+        `        score_${i}_${j} = select(${MASKED}, score_${i}_${j}, ${
+          isMet(layout, "keys", `query + x * 4u + ${j}u`, i)
+        });`)
     }
       }
 ${eachScore(shape, (i, j) => `      score_${i}_${j} = exp2(score_${i}_${j});`)}

@@ -4,7 +4,9 @@
  * @module
  */
 
+import { keysOfQuery } from "./attention_bounds.ts";
 import {
+  eachKeyTile,
   eachRow,
   eachScore,
   eachSum,
@@ -26,19 +28,18 @@ import {
   LN_2,
   LOG2_E,
   operandCode,
-  VISIBLE_KEYS,
 } from "./attention_wgsl.ts";
 
 /**
- * WGSL of the forward: workgroups own queries and walk over the keys that their last query sees; tiles that their first
- * query sees wholly need no mask. `resume`: start from what out and lse hold.
+ * WGSL of the forward: workgroups own queries and walk over the keys that any of them sees; tiles that all of them
+ * see wholly need no mask. `resume`: start from what out and lse hold.
  *
  * The highest score of a row is found across its invocations in every tile; the sum of its weights is kept in parts
  * and added up at the end.
  */
 export function tileForward(variant: TileVariant, layout: AttentionLayout, resume: boolean): string {
   const shape = tileShape(variant, layout.headDim);
-  const { rows, columns, xCount, yCount, pieces } = shape;
+  const { rows, xCount, yCount, pieces } = shape;
   const queries: TileRows = {
     name: "q",
     head: "head",
@@ -61,14 +62,14 @@ ${eachRow(shape, (i) => `  row_parts[(y + ${yCount * i}u) * ${xCount + 1}u + x] 
     row_whole[local] = combined;
   }
   workgroupBarrier();`;
-  return operandCode(FORWARD_OPERANDS, layout) + VISIBLE_KEYS + tileMemory(shape) + `
+  return operandCode(FORWARD_OPERANDS, layout) + keysOfQuery(layout) + tileMemory(shape, layout) + `
 var<workgroup> row_parts: array<f32, ${rows * (xCount + 1)}>;
 var<workgroup> row_whole: array<f32, ${rows}>;
 ` + tileMain(
     shape,
     "heads",
     `
-${ownQueries(shape)}${
+${ownQueries(shape, layout)}${
       eachRow(shape, (i) => `
   ${
         resume
@@ -84,10 +85,10 @@ ${
           ? `  var sum_${i}_${u} = load_out(row_${i}, head, min(x + ${xCount * u}u, ${pieces - 1}u));`
           : `  var sum_${i}_${u} = vec4f(0.0);`)
     }
-  for (var key = 0u; key < seen.x; key += ${columns}u) {
+${eachKeyTile(shape, layout)}
 ${tileProduct(shape, "score", queries, keys("k"))}
 ${eachScore(shape, (i, j) => `    score_${i}_${j} *= params.scale * ${LOG2_E};`)}
-${maskKeys(shape)}${
+${maskKeys(shape, layout)}${
       across(
         (i) => `max(max(score_${i}_0, score_${i}_1), max(score_${i}_2, score_${i}_3))`,
         (a, b) => `max(${a}, ${b})`,

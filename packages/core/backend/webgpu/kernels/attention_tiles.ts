@@ -13,6 +13,7 @@
  */
 
 import { LINEAR_INDEX } from "../dispatch.ts";
+import { isMet, ownRun, type RangeLayout } from "./attention_bounds.ts";
 import type { TileShape, TileVariant } from "./attention_variant.ts";
 import { addDot, lines, MASKED, range } from "./attention_wgsl.ts";
 
@@ -27,11 +28,14 @@ export interface TileRows {
 }
 
 /** Workgroup memory of the two steps. */
-export function tileMemory({ stageRows, stageWidth, rows, weightWidth }: TileShape): string {
+export function tileMemory(
+  { stageRows, stageWidth, rows, weightWidth }: TileShape,
+  { ranged }: RangeLayout,
+): string {
   return `
 var<workgroup> stage: array<array<vec4f, ${stageWidth}>, ${stageRows}>;
 var<workgroup> weights: array<array<vec4f, ${weightWidth}>, ${rows}>;
-var<workgroup> bounds: vec2u;
+var<workgroup> bounds: ${ranged ? "vec4u" : "vec2u"};
 `;
 }
 
@@ -56,16 +60,22 @@ ${body}}
 
 /**
  * The queries of a workgroup that owns a tile of them, the last tiles first, as these have the most keys: how many keys
- * its last and its first query see (`seen`), and of each row that the invocation holds its place, the row of the tensor,
- * and how many keys it sees. Rows past the end repeat the last.
+ * its last and its first query see and, with ranges, the first keys of its first and its last query (`seen`), and of each
+ * row that the invocation holds its place, the row of the tensor, and which keys it sees. Rows past the end repeat the
+ * last.
  */
-export function ownQueries(shape: TileShape): string {
+export function ownQueries(shape: TileShape, layout: RangeLayout): string {
   const { rows, yCount } = shape;
   return `  let kv_head = head * params.kv_heads / params.heads;
   let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
   if (local == 0u) {
     let last = min(first_row + ${rows - 1}u, params.queries - 1u);
-    bounds = vec2u(visible_keys(last), visible_keys(first_row));
+    bounds = ${
+    boundsOf(layout, ["visible_keys", "last"], ["visible_keys", "first_row"], ["first_key", "first_row"], [
+      "first_key",
+      "last",
+    ])
+  };
   }
   let seen = workgroupUniformLoad(&bounds);
 ${
@@ -73,17 +83,33 @@ ${
   let place_${i} = first_row + y + ${yCount * i}u;
   let own_${i} = min(place_${i}, params.queries - 1u);
   let row_${i} = sequence * params.queries + own_${i};
-  let visible_${i} = visible_keys(own_${i});
+  ${ownRun(layout, "queries", i)}
 `)
   }`;
 }
 
+/**
+ * `bounds` of a tile of own rows, each a function of bounds and the row it is of: the first two always, the others where
+ * there are ranges.
+ */
+export function boundsOf({ ranged }: RangeLayout, ...bounds: (readonly [name: string, row: string])[]): string {
+  const calls = bounds.slice(0, ranged ? 4 : 2).map(([name, row]) => `${name}(sequence, ${row})`);
+  return `vec${calls.length}u(${calls.join(", ")})`;
+}
+
+/** The loop over the keys that any query of {@linkcode ownQueries} sees, up to its body. */
+export function eachKeyTile({ columns }: TileShape, { ranged }: RangeLayout): string {
+  return `  for (var key = ${ranged ? "seen.z" : "0u"}; key < seen.x; key += ${columns}u) {`;
+}
+
 /** Masks the scores of keys that a row of {@linkcode ownQueries} does not see, in tiles that not all rows see whole. */
-export function maskKeys(shape: TileShape): string {
-  return `    if (key + ${shape.columns}u > seen.y) {
+export function maskKeys(shape: TileShape, layout: RangeLayout): string {
+  return `    if (key + ${shape.columns}u > seen.y${layout.ranged ? " || key < seen.w" : ""}) {
 ${
     eachScore(shape, (i, j) =>
-      `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, key + x * 4u + ${j}u < visible_${i});`)
+      `      score_${i}_${j} = select(${MASKED}, score_${i}_${j}, ${
+        isMet(layout, "queries", `key + x * 4u + ${j}u`, i)
+      });`)
   }
     }
 `;

@@ -193,19 +193,19 @@ export function ownedRows(variant: AttentionVariant): number {
  * turns than a driver allows; a multiple of what they take at a time.
  *
  * @param passes times that the same rows are walked over, such as heads of a group
+ * @param searches searches of a bound that each row takes
  */
 export function maxStreamedRows(
   variant: AttentionVariant,
   headDim: number,
-  maxLoopTurns: number,
-  passes: number,
+  { maxLoopTurns, passes, searches }: { maxLoopTurns: number; passes: number; searches: number },
 ): number {
   if (maxLoopTurns === Infinity) return Infinity;
   const [own, step] = variant.kind === "tiles"
     ? [variant.rowsPerInvocation, variant.columns]
     : [variant.rows, variant.block];
   // Searches for bounds take a turn per bit; each pass begins with up to one step that is half outside.
-  const turns = (maxLoopTurns - (own + 3) * 33) / passes - 2 * stepTurns(variant, headDim);
+  const turns = (maxLoopTurns - searches * (own + 3) * 33) / passes - 2 * stepTurns(variant, headDim);
   return Math.max(1, Math.floor(turns / stepTurns(variant, headDim))) * step;
 }
 

@@ -11,6 +11,7 @@
 
 import { EMPTY_LOG_SUM_EXP } from "../../ops.ts";
 import type { Access } from "../dispatch.ts";
+import type { RangeLayout } from "./attention_bounds.ts";
 import { type Binding, declare, type VectorWidth } from "./wgsl.ts";
 
 /** Score of a key that a query does not see: finite, and so far below any score that its weight is zero. */
@@ -90,7 +91,7 @@ export function backwardOperands(owners: "queries" | "keys", terms: BackwardTerm
 }
 
 /** What of the layout is compiled into an attention kernel. */
-export interface AttentionLayout {
+export interface AttentionLayout extends RangeLayout {
   /** Head dim E. */
   readonly headDim: number;
   /** Elements per load: 4 when every row of a head starts at a multiple of four elements of its binding. */
@@ -176,34 +177,6 @@ function elementwise(headDim: number, statement: (i: number) => string): string 
   const some = range(tail).map(statement).join(" ");
   return `if (piece < ${piecesOf(headDim) - 1}u) { ${all} } else { ${some} }`;
 }
-
-/** `visible_keys(query)`: how many keys the query sees; they are the first ones, since positions ascend. */
-export const VISIBLE_KEYS = `
-fn visible_keys(query: u32) -> u32 {
-  let position = query_positions[params.query_positions_at + query];
-  var low = 0u;
-  var high = params.keys;
-  while (low < high) {
-    let middle = low + (high - low) / 2u;
-    if (key_positions[params.key_positions_at + middle] <= position) { low = middle + 1u; } else { high = middle; }
-  }
-  return low;
-}
-`;
-
-/** `first_query(key)`: the first query that sees the key; all later ones do too, since positions ascend. */
-export const FIRST_QUERY = `
-fn first_query(key: u32) -> u32 {
-  let position = key_positions[params.key_positions_at + key];
-  var low = 0u;
-  var high = params.queries;
-  while (low < high) {
-    let middle = low + (high - low) / 2u;
-    if (query_positions[params.query_positions_at + middle] < position) { low = middle + 1u; } else { high = middle; }
-  }
-  return low;
-}
-`;
 
 /**
  * `a · b` added to `sum`, as a chain of products that GPU compilers fuse into multiply-adds; `dot` they would not.
