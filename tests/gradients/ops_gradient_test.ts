@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import type { Backend } from "../../packages/core/backend/backend.ts";
-import { groupById, IGNORED_LABEL, type MatmulOptions } from "../../packages/core/backend/ops.ts";
+import { groupById, IGNORED_LABEL, type MatmulOptions, OTHER_PART_LABEL } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import type { Shape } from "../../packages/core/tensor/shape.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
@@ -188,6 +188,36 @@ opTest("crossEntropy", async (backend) => {
     inputs,
     gradients: { logits: gradientValues },
     loss: async ({ logits }) => scale * (await run(logits)).lossValues.reduce((sum, loss) => sum + loss, 0),
+  });
+});
+
+opTest("crossEntropyGradient", async (backend) => {
+  const shape = [5, 7];
+  const labels = Uint32Array.of(0, IGNORED_LABEL, OTHER_PART_LABEL, 3, 6);
+  const scale = 0.25;
+  const inputs = { logits: new Random(7).normals(35, 2) };
+  /** Log-sum-exp less the logit at the label, which is 0 in the row whose target is elsewhere. */
+  const sums = async (logits: Float32Array) => {
+    using t = new TestTensors(backend);
+    const out = t.empty([5, 2]);
+    backend.ops.logSumExp(t.from(logits, shape), t.from(labels, [5]), out);
+    return await backend.read(out);
+  };
+  using t = new TestTensors(backend);
+  const logSumExp = (await sums(inputs.logits)).filter((_, i) => i % 2 === 0);
+  const gradient = t.from(inputs.logits, shape);
+  backend.ops.crossEntropyGradient(gradient, t.from(labels, [5]), t.from(logSumExp, [5]), scale);
+  await checkGradients({
+    what: "crossEntropyGradient",
+    inputs,
+    gradients: { logits: await backend.read(gradient) },
+    loss: async ({ logits }) => {
+      const values = await sums(logits);
+      const losses = [...labels].map((label, row) =>
+        label === IGNORED_LABEL ? 0 : values[2 * row] - values[2 * row + 1]
+      );
+      return scale * losses.reduce((sum, loss) => sum + loss, 0);
+    },
   });
 });
 

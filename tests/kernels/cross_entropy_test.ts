@@ -1,4 +1,4 @@
-import { IGNORED_LABEL } from "../../packages/core/backend/ops.ts";
+import { IGNORED_LABEL, OTHER_PART_LABEL } from "../../packages/core/backend/ops.ts";
 import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
 import { assertOpMatchesReference } from "../_support/op_case.ts";
 import { Random } from "../_support/random.ts";
@@ -26,6 +26,33 @@ for (const { label, options } of GPU_VARIANTS) {
         },
         run: (ops, { logits, labels, losses }) => ops.crossEntropy(logits, labels, losses, 0.25),
         results: { logits: EXPONENTIAL, losses: EXPONENTIAL },
+      });
+    }, { ...options, maxBindingBytes });
+
+    gpuTest(`log-sum-exp and its gradient of ${rows} × ${vocabulary}${label}`, async (backend) => {
+      const random = new Random(vocabulary + 1);
+      const labels = random.integers(rows, vocabulary);
+      for (let row = 1; row < rows; row += 4) labels[row] = OTHER_PART_LABEL;
+      for (let row = 2; row < rows; row += 4) labels[row] = vocabulary;
+      for (let row = 3; row < rows; row += 4) labels[row] = IGNORED_LABEL;
+      const logits = { shape: [rows, vocabulary], data: random.normals(rows * vocabulary, 5) };
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          logits,
+          labels: { shape: [rows], data: labels },
+          out: { shape: [rows, 2], data: random.normals(2 * rows) },
+        },
+        run: (ops, { logits, labels, out }) => ops.logSumExp(logits, labels, out),
+        results: { out: EXPONENTIAL },
+      });
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          logits,
+          labels: { shape: [rows], data: labels },
+          logSumExp: { shape: [rows], data: random.normals(rows, 2).map((value) => value + 15) },
+        },
+        run: (ops, { logits, labels, logSumExp }) => ops.crossEntropyGradient(logits, labels, logSumExp, 0.25),
+        results: { logits: EXPONENTIAL },
       });
     }, { ...options, maxBindingBytes });
   }

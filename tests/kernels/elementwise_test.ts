@@ -65,6 +65,14 @@ for (const { label, options } of GPU_VARIANTS.slice(0, 2)) {
           results: { out: {} },
         });
       }
+      for (const columns of [1, 3, 64].filter((columns) => size % columns === 0)) {
+        await assertOpMatchesReference(backend, {
+          inputs: { out: { shape: [size / columns, columns], data: floats(14).data } },
+          run: (ops, { out }) =>
+            ops.initNormal(out, { std: 0.02, seed: 5, stream: 3, start: 2 ** 32 - 7, stride: 2 * columns + 1 }),
+          results: { out: {} },
+        });
+      }
     }, options);
 
     gpuTest(`adamw of ${size} elements${label}`, async (backend) => {

@@ -99,6 +99,13 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     (ops, f) => ops.gatedActivationBackward(f([2, 4]), f([2, 4]), f([2, 3])),
   ],
   ["crossEntropy", "labels must be [2]", (ops, f) => ops.crossEntropy(f([2, 4]), f([4], "u32"), f([2]), 1)],
+  ["logSumExp", "out must be [2, 2]", (ops, f) => ops.logSumExp(f([2, 4]), f([2], "u32"), f([2]))],
+  ["logSumExp", "a row must have a logit or more", (ops, f) => ops.logSumExp(f([2, 0]), f([2], "u32"), f([2, 2]))],
+  [
+    "crossEntropyGradient",
+    "logSumExp must be [2]",
+    (ops, f) => ops.crossEntropyGradient(f([2, 4]), f([2], "u32"), f([2, 2]), 1),
+  ],
   ["sum", "out must be [1]", (ops, f) => ops.sum(f([5]), f([2]))],
   ["sumSquares", `out must be [${PARTIAL_SUMS}]`, (ops, f) => ops.sumSquares(f([5]), f([1]))],
   ["clipFactor", "result must be [2]", (ops, f) => ops.clipFactor(f([PARTIAL_SUMS]), f([1]), 1)],
@@ -136,6 +143,8 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
   ["initNormal", "seed must be a u32, not 0.5", (ops, f) => ops.initNormal(f([2]), { ...init, seed: 0.5 })],
   ["initNormal", "stream must be a u32, not -1", (ops, f) => ops.initNormal(f([2]), { ...init, stream: -1 })],
   ["initNormal", "start must be a non-negative integer", (ops, f) => ops.initNormal(f([2]), { ...init, start: 0.5 })],
+  ["initNormal", "stride must be an integer from 3", (ops, f) => ops.initNormal(f([2, 3]), { ...init, stride: 2 })],
+  ["initNormal", "below 2^32", (ops, f) => ops.initNormal(f([2, 3]), { ...init, stride: 2 ** 31 })],
   ["matmul", "out must not overlap b", (ops, f) => {
     const b = f([4, 4]);
     ops.matmul(f([4, 4]), b, b);

@@ -43,6 +43,16 @@ Deno.test("initNormal of a shard is the slice of the whole", async () => {
   assertEquals(await draw(100, options), whole, "the same again");
 });
 
+Deno.test("initNormal of some columns is those of the whole", async () => {
+  const options = { std: 0.02, seed: 7, stream: 5 };
+  const whole = await draw(7 * 10, options);
+  await using backend = createReferenceBackend({ poison: true });
+  using part = backend.empty([7, 4], "weights");
+  backend.ops.initNormal(part, { ...options, start: 3, stride: 10 });
+  const rows = Array.from({ length: 7 }, (_, row) => [...whole.subarray(10 * row + 3, 10 * row + 7)]);
+  assertEquals([...await backend.read(part)], rows.flat());
+});
+
 Deno.test("initNormal tells elements beyond 2³² apart", () => {
   const low = [0, 1, 2, 3].map((i) => uniformSum(1, 1, i));
   const high = [0, 1, 2, 3].map((i) => uniformSum(1, 1, i + 2 ** 32));

@@ -2,7 +2,7 @@
 
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import type { Backend } from "../../packages/core/backend/backend.ts";
-import { groupById, IGNORED_LABEL, PARTIAL_SUMS } from "../../packages/core/backend/ops.ts";
+import { groupById, IGNORED_LABEL, OTHER_PART_LABEL, PARTIAL_SUMS } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
 import { assertClose } from "../_support/compare.ts";
@@ -119,6 +119,51 @@ opTest("crossEntropy of only ignored labels clears even logits that are not fini
   const [logits, losses] = [t.from([NaN, Infinity, 1, 2], [2, 2]), t.empty([2])];
   ops.crossEntropy(logits, t.ids(IGNORED_LABEL, IGNORED_LABEL), losses, 1);
   assertEquals([await read(logits), await read(losses)], [[0, 0, 0, 0], [0, 0]]);
+});
+
+opTest("logSumExp and crossEntropyGradient over parts of a vocabulary are crossEntropy over all of it", async (
+  { ops },
+  t,
+  read,
+) => {
+  const rows = [[0.5, -1, 2, 3, 1], [4, 4, -2, 0, 9], [1, 2, 3, 4, 5], [-90, 2, 1e3, -1e3, 0]];
+  const labels = [3, 0, IGNORED_LABEL, 2];
+  const [whole, losses] = [t.from(rows.flat(), [4, 5]), t.empty([4])];
+  ops.crossEntropy(whole, t.ids(...labels), losses, 0.5);
+  const [wholeGradient, wholeLosses] = [await read(whole), await read(losses)];
+
+  const parts = [[0, 2], [2, 5]].map(([start, end]) => {
+    const within = (label: number) => label >= start && label < end;
+    const own = labels.map((label) =>
+      label === IGNORED_LABEL ? label : within(label) ? label - start : OTHER_PART_LABEL
+    );
+    return {
+      logits: t.from(rows.flatMap((row) => row.slice(start, end)), [4, end - start]),
+      labels: t.ids(...own),
+      start,
+    };
+  });
+  const sums: number[][] = [];
+  for (const { logits, labels } of parts) {
+    const out = t.empty([4, 2]);
+    ops.logSumExp(logits, labels, out);
+    sums.push(await read(out));
+  }
+  const total = labels.map((_, row) => {
+    const [a, b] = sums.map((sum) => sum[2 * row]);
+    return Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b)));
+  });
+  const partLosses = labels.map((label, row) =>
+    label === IGNORED_LABEL ? 0 : total[row] - sums[0][2 * row + 1] - sums[1][2 * row + 1]
+  );
+  // Log-sum-exp is rounded to f32 on its way: a unit in the last place of 1000.
+  assertClose(partLosses, wholeLosses, { absolute: 1e-6, relative: 1e-6, what: "losses" });
+  for (const { logits, labels, start } of parts) {
+    ops.crossEntropyGradient(logits, labels, t.from(total, [4]), 0.5);
+    const columns = logits.shape[1];
+    const expected = rows.flatMap((_, row) => [...wholeGradient].slice(5 * row + start, 5 * row + start + columns));
+    assertClose(await read(logits), expected, { absolute: 1e-6, what: "gradient" });
+  }
 });
 
 opTest("sum and sumSquares add up every element once", async ({ ops }, t, read) => {

@@ -148,6 +148,28 @@ export function checkCrossEntropy(logits: Tensor, labels: Tensor, losses: Tensor
   ]);
 }
 
+/** Checks `Ops.logSumExp`. */
+export function checkLogSumExp(logits: Tensor, labels: Tensor, out: Tensor): void {
+  const [rows, columns] = matrixDims("logSumExp", "logits", logits);
+  const operands = [
+    reads("logits", logits, logits.shape),
+    reads("labels", labels, [rows], "u32"),
+    writes("out", out, [rows, 2]),
+  ];
+  checkOperands("logSumExp", operands);
+  if (columns === 0) refuse("logSumExp", operands, "a row must have a logit or more");
+}
+
+/** Checks `Ops.crossEntropyGradient`. */
+export function checkCrossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor): void {
+  const [rows] = matrixDims("crossEntropyGradient", "logits", logits);
+  checkOperands("crossEntropyGradient", [
+    writes("logits", logits, logits.shape),
+    reads("labels", labels, [rows], "u32"),
+    reads("logSumExp", logSumExp, [rows]),
+  ]);
+}
+
 /** Checks `Ops.sum`. */
 export function checkSum(x: Tensor, out: Tensor): void {
   checkOperands("sum", [reads("x", x, x.shape), writes("out", out, [1])]);
@@ -227,12 +249,21 @@ export function checkCopyColumns(x: Tensor, xColumn: number, out: Tensor, outCol
 export function checkInitNormal(out: Tensor, options: InitNormalOptions): void {
   const operands = [writes("out", out, out.shape)];
   checkOperands("initNormal", operands);
-  const { std, seed, stream, start = 0 } = options;
+  const { std, seed, stream, start = 0, stride } = options;
   if (!(std >= 0 && Number.isFinite(std))) refuse("initNormal", operands, `std must not be negative, not ${std}`);
   for (const [name, value] of [["seed", seed], ["stream", stream]] as const) {
     if (value !== value >>> 0) refuse("initNormal", operands, `${name} must be a u32, not ${value}`);
   }
   if (!(Number.isSafeInteger(start) && start >= 0)) {
     refuse("initNormal", operands, `start must be a non-negative integer, not ${start}`);
+  }
+  if (stride === undefined) return;
+  const [rows, columns] = matrixDims("initNormal", "out", out);
+  if (!(Number.isSafeInteger(stride) && stride >= columns && rows * stride < 2 ** 32)) {
+    refuse(
+      "initNormal",
+      operands,
+      `stride must be an integer from ${columns} and, times rows, below 2^32, not ${stride}`,
+    );
   }
 }

@@ -15,6 +15,9 @@ import type { Tensor } from "../tensor/tensor.ts";
 /** Label of a position without a target; ignored by the loss (transformers' -100). */
 export const IGNORED_LABEL = 0xffffffff;
 
+/** Label of a position whose target lies in another rank's part of the vocabulary. */
+export const OTHER_PART_LABEL = 0xfffffffe;
+
 /** Number of partial sums that {@linkcode Ops.sumSquares} keeps. */
 export const PARTIAL_SUMS = 256;
 
@@ -89,6 +92,8 @@ export interface InitNormalOptions {
   readonly stream: number;
   /** Index of the tensor's first element in the whole weight, for shards. Default 0. */
   readonly start?: number;
+  /** Elements of a row of the whole weight, where the tensor [N, M] is M of its columns. Default: M, whole rows. */
+  readonly stride?: number;
 }
 
 /** The kernels. */
@@ -159,6 +164,18 @@ export interface Ops {
    * label is {@linkcode IGNORED_LABEL}; logits become their own gradient: (softmax − one-hot) · scale, 0 in ignored rows.
    */
   crossEntropy(logits: Tensor, labels: Tensor, losses: Tensor, scale: number): void;
+  /**
+   * What ranks that hold parts of a vocabulary exchange for its softmax (Shoeybi et al. 2019, section 3): of logits
+   * [T, V] with labels [T] u32, out [T, 2] = the log of the sum of exponentials of each row, and its logit at the label, 0
+   * where the label is not below V.
+   */
+  logSumExp(logits: Tensor, labels: Tensor, out: Tensor): void;
+  /**
+   * Gradient of cross-entropy from the log-sum-exp [T] over all parts of the vocabulary: logits [T, V] become
+   * (exp(logits − logSumExp) − one-hot) · scale, and 0 in rows whose label is {@linkcode IGNORED_LABEL}. Labels that are
+   * not below V, such as {@linkcode OTHER_PART_LABEL}, are none of these columns.
+   */
+  crossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor, scale: number): void;
 
   /** out [1] = sum of x [N]. */
   sum(x: Tensor, out: Tensor): void;
@@ -191,7 +208,8 @@ export interface Ops {
   ): void;
   /**
    * Fills out with reproducible, nearly normal numbers: element i is hashed from (seed, stream, start + i), and eight
-   * 16-bit uniforms are added up (Irwin–Hall), in exact integer arithmetic so that every device gives the same bits.
+   * 16-bit uniforms are added up (Irwin–Hall), in exact integer arithmetic so that every device gives the same bits. With
+   * `stride`, element (i, j) is hashed from start + i · stride + j.
    */
   initNormal(out: Tensor, options: InitNormalOptions): void;
 }

@@ -17,9 +17,16 @@ export function scale(x: Float32Array, factor: number): void {
   for (let i = 0; i < x.length; i++) x[i] *= factor;
 }
 
-/** Fills out with nearly normal numbers; see `Ops.initNormal`. */
-export function initNormal(out: Float32Array, { std, seed, stream, start = 0 }: InitNormalOptions): void {
+/** Fills out [N, columns] with nearly normal numbers; see `Ops.initNormal`. */
+export function initNormal(
+  out: Float32Array,
+  columns: number,
+  { std, seed, stream, start = 0, stride = columns }: InitNormalOptions,
+): void {
   // One f32 factor and one product: a device without f64 computes the same bits.
   const factor = Math.fround(std / UNIFORM_SUM_STD);
-  for (let i = 0; i < out.length; i++) out[i] = (uniformSum(seed, stream, start + i) - UNIFORM_SUM_MEAN) * factor;
+  for (let i = 0; i < out.length; i++) {
+    const index = start + i + Math.floor(i / columns) * (stride - columns);
+    out[i] = (uniformSum(seed, stream, index) - UNIFORM_SUM_MEAN) * factor;
+  }
 }

@@ -11,7 +11,7 @@ import type { AdamWOptions, AttentionInputs, AttentionShape, InitNormalOptions, 
 import { adamw } from "./adamw.ts";
 import { attention, type AttentionArrays, attentionBackward, attentionDelta } from "./attention.ts";
 import { copyColumns } from "./columns.ts";
-import { crossEntropy } from "./cross_entropy.ts";
+import { crossEntropy, crossEntropyGradient, logSumExp } from "./cross_entropy.ts";
 import { add, initNormal, scale } from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { gatedActivation, gatedActivationBackward } from "./gated_activation.ts";
@@ -129,6 +129,19 @@ export class ReferenceOps implements Ops {
     this.#timer.run("crossEntropy", () => crossEntropy(floatsOf(logits), idsOf(labels), floatsOf(losses), scale));
   }
 
+  logSumExp(logits: Tensor, labels: Tensor, out: Tensor): void {
+    check.checkLogSumExp(logits, labels, out);
+    this.#timer.run("logSumExp", () => logSumExp(floatsOf(logits), idsOf(labels), floatsOf(out)));
+  }
+
+  crossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor, scale: number): void {
+    check.checkCrossEntropyGradient(logits, labels, logSumExp);
+    this.#timer.run(
+      "crossEntropyGradient",
+      () => crossEntropyGradient(floatsOf(logits), idsOf(labels), floatsOf(logSumExp), scale),
+    );
+  }
+
   sum(x: Tensor, out: Tensor): void {
     check.checkSum(x, out);
     this.#timer.run("sum", () => sum(floatsOf(x), floatsOf(out)));
@@ -190,7 +203,7 @@ export class ReferenceOps implements Ops {
 
   initNormal(out: Tensor, options: InitNormalOptions): void {
     check.checkInitNormal(out, options);
-    this.#timer.run("initNormal", () => initNormal(floatsOf(out), options));
+    this.#timer.run("initNormal", () => initNormal(floatsOf(out), out.shape.at(-1) ?? 1, options));
   }
 }
 

@@ -17,6 +17,7 @@ import { copyColumns } from "./kernels/columns.ts";
 import { crossEntropy } from "./kernels/cross_entropy.ts";
 import { add, copy, fill, scale } from "./kernels/elementwise.ts";
 import { embedding, embeddingBackward } from "./kernels/embedding.ts";
+import { crossEntropyGradient, logSumExp } from "./kernels/vocabulary_softmax.ts";
 import { gatedActivation, gatedActivationBackward } from "./kernels/gated_activation.ts";
 import { initNormal } from "./kernels/init_normal.ts";
 import { matmul } from "./kernels/matmul.ts";
@@ -103,6 +104,16 @@ export class WebGpuOps implements Ops {
   crossEntropy(logits: Tensor, labels: Tensor, losses: Tensor, scale: number): void {
     check.checkCrossEntropy(logits, labels, losses);
     crossEntropy(this.#queue, { logits, labels, losses }, scale);
+  }
+
+  logSumExp(logits: Tensor, labels: Tensor, out: Tensor): void {
+    check.checkLogSumExp(logits, labels, out);
+    logSumExp(this.#queue, { logits, labels, out });
+  }
+
+  crossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor, scale: number): void {
+    check.checkCrossEntropyGradient(logits, labels, logSumExp);
+    crossEntropyGradient(this.#queue, { logits, labels, logSumExp }, scale);
   }
 
   sum(x: Tensor, out: Tensor): void {

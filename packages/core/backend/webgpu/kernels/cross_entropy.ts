@@ -18,8 +18,8 @@ import {
   vectorWidth,
 } from "./wgsl.ts";
 
-/** Most invocations on one row. */
-const MAX_LANES = 1024;
+/** Most invocations on one row of logits. */
+export const MAX_LANES = 1024;
 
 /**
  * Online softmax: every lane keeps the largest logit it has seen and the sum of exponentials relative to it, and the
@@ -28,16 +28,7 @@ const MAX_LANES = 1024;
  */
 function code(width: VectorWidth, plan: RowPlan): string {
   const component = width === 4 ? "[label % 4u]" : "";
-  return `${vectorCode(width)}
-const LANES = ${plan.lanes}u;
-const ROWS = ${plan.rows}u;
-fn largest(v: V) -> f32 { return ${width === 4 ? "max(max(v.x, v.y), max(v.z, v.w))" : "v"}; }
-/** The largest value and the sum of exponentials relative to it. */
-fn merge(a: vec2f, b: vec2f) -> vec2f {
-  let top = max(a.x, b.x);
-  return vec2f(top, a.y * exp(a.x - top) + b.y * exp(b.x - top));
-}
-${plan.lanes === 1 ? "fn merge_lanes(own: vec2f, local: u32) -> vec2f { return own; }" : mergeLanesCode(plan)}
+  return `${onlineSoftmaxCode(width, plan)}
 ${
     declare(
       [["logits", "read_write", "V"], ["labels", "read", "u32"], ["losses", "read_write", "f32"]],
@@ -51,9 +42,7 @@ ${
   let ignored = label == ${IGNORED_LABEL}u;
   var own = vec2f(-1e30, 0.0);
   for (var c = lane; c < select(columns, 0u, ignored); c += LANES) {
-    let v = logits[base + c];
-    let top = max(own.x, largest(v));
-    own = vec2f(top, own.y * exp(own.x - top) + total(exp(v - V(top))));
+    own = add_values(own, logits[base + c]);
   }
   let merged = merge_lanes(own, local);
   let factor = params.scale / max(merged.y, 1.0);
@@ -73,6 +62,27 @@ ${
   if (ignored && live && lane == 0u) { losses[params.at_losses + row] = 0.0; }
 `)
   }`;
+}
+
+/**
+ * `V` and `total(v)`; `add_values(own, v)`, which takes a load into a pair of the largest value and the sum of exponentials
+ * relative to it; and `merge_lanes(own, local)`, the pair of all lanes of a row, called by all of the workgroup.
+ */
+export function onlineSoftmaxCode(width: VectorWidth, plan: RowPlan): string {
+  return `${vectorCode(width)}
+const LANES = ${plan.lanes}u;
+const ROWS = ${plan.rows}u;
+fn largest(v: V) -> f32 { return ${width === 4 ? "max(max(v.x, v.y), max(v.z, v.w))" : "v"}; }
+fn add_values(own: vec2f, v: V) -> vec2f {
+  let top = max(own.x, largest(v));
+  return vec2f(top, own.y * exp(own.x - top) + total(exp(v - V(top))));
+}
+fn merge(a: vec2f, b: vec2f) -> vec2f {
+  let top = max(a.x, b.x);
+  return vec2f(top, a.y * exp(a.x - top) + b.y * exp(b.x - top));
+}
+${plan.lanes === 1 ? "fn merge_lanes(own: vec2f, local: u32) -> vec2f { return own; }" : mergeLanesCode(plan)}
+`;
 }
 
 function mergeLanesCode({ lanes, rows }: RowPlan): string {

@@ -25,7 +25,8 @@ fn uniform_sum(low: u32, high: u32) -> u32 {
   }
   return sum;
 }
-fn normal(offset: u32) -> f32 {
+fn normal(element: u32) -> f32 {
+  let offset = element + (element + params.phase) / params.columns * params.gap;
   let low = params.start_low + offset;
   let high = params.start_high + select(0u, 1u, low < offset);
   return f32(i32(uniform_sum(low, high)) - ${UNIFORM_SUM_MEAN}) * params.factor;
@@ -35,7 +36,7 @@ fn normal(offset: u32) -> f32 {
 const INIT_NORMAL: ElementwiseKernel = {
   kernel: "init_normal",
   tensors: [["out", "read_write"]],
-  fields: ["seed", "stream", "start_low", "start_high", "factor: f32"],
+  fields: ["seed", "stream", "start_low", "start_high", "phase", "columns", "gap", "factor: f32"],
   functions: FUNCTIONS,
   scalar: true,
   body: "out[at_out] = normal(i);",
@@ -43,12 +44,16 @@ const INIT_NORMAL: ElementwiseKernel = {
 
 /** Launches `Ops.initNormal`. */
 export function initNormal(dispatcher: Dispatcher, out: Tensor, options: InitNormalOptions): void {
-  const { std, seed, stream, start = 0 } = options;
+  const columns = out.shape.at(-1) ?? 1;
+  const { std, seed, stream, start = 0, stride = columns } = options;
+  const gap = stride - columns; // elements of a row of the whole weight that are not in the tensor
   runElementwise(dispatcher, INIT_NORMAL, {
     tensors: [out],
     params: (skipped) => {
-      const first = start + skipped;
-      return [seed, stream, first >>> 0, Math.floor(first / 2 ** 32) >>> 0, { f32: std / UNIFORM_SUM_STD }];
+      const phase = gap === 0 ? 0 : skipped % columns;
+      const first = start + skipped + (gap === 0 ? 0 : Math.floor(skipped / columns) * gap);
+      const [low, high] = [first >>> 0, Math.floor(first / 2 ** 32) >>> 0];
+      return [seed, stream, low, high, phase, Math.max(1, columns), gap, { f32: std / UNIFORM_SUM_STD }];
     },
   });
 }
