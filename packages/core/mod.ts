@@ -98,3 +98,4 @@ export type { ProcessGroup, TransportStats } from "./transport/process_group.ts"
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";
 export { statsSince } from "./transport/stats.ts";
+export { subgroup } from "./transport/subgroup.ts";

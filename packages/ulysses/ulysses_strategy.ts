@@ -16,9 +16,12 @@ import {
   localAttentionMemory,
   type ProcessGroup,
   type SequenceStrategy,
+  subgroup,
   type TokenPartition,
+  UnsupportedTopologyError,
 } from "@mst/core";
 import { type HeadColumns, headLayout, ownColumns } from "./head_layout.ts";
+import { createNestedAttention, nestedAttentionMemory, nestedPartition } from "./nested_attention.ts";
 import { createUlyssesAttention } from "./ulysses_attention.ts";
 
 /** What the strategy is made of. */
@@ -27,6 +30,11 @@ export interface UlyssesOptions {
   readonly backend: Backend;
   /** The ranks; each exchanges directly with every other. */
   readonly group: ProcessGroup;
+  /**
+   * Attends to the head shards, over ranks of the group that are as far apart as ranks trade heads: rank r of U · R is
+   * its rank floor(r / U). By default each rank attends to its heads by itself.
+   */
+  readonly inner?: SequenceStrategy;
 }
 
 /**
@@ -37,7 +45,42 @@ export interface UlyssesOptions {
  *
  * `attention` and `attentionMemory` throw an `UnsupportedTopologyError` for other heads; see `checkUlyssesTopology`.
  */
-export function createUlyssesStrategy({ backend, group }: UlyssesOptions): SequenceStrategy {
+export function createUlyssesStrategy({ backend, group, inner }: UlyssesOptions): SequenceStrategy {
+  return inner ? createNestedStrategy(backend, group, inner) : createFlatStrategy(backend, group);
+}
+
+function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: SequenceStrategy): SequenceStrategy {
+  const ranks = group.size / inner.ranks;
+  if (!Number.isInteger(ranks)) {
+    throw new UnsupportedTopologyError(
+      `Cannot split ${group.size} ranks into ${inner.ranks} groups: the ranks must be a multiple of the groups`,
+    );
+  }
+  const clock = new ExchangeClock();
+  const weights = createReplicatedWeights(backend, group, clock);
+  const first = inner.rank * ranks;
+  const trading = subgroup(group, Array.from({ length: ranks }, (_, i) => first + i));
+
+  return {
+    ...weights,
+    name: "usp",
+    partition: (seqTokens) => nestedPartition(inner, seqTokens, ranks),
+    attention: (shape, { seqTokens }) =>
+      ranks === 1
+        ? inner.attention(shape, inner.partition(seqTokens))
+        : createNestedAttention({ backend, group: trading, clock, shape, seqTokens, inner }),
+    attentionMemory: (shape, { seqTokens }) =>
+      ranks === 1
+        ? inner.attentionMemory(shape, inner.partition(seqTokens))
+        : nestedAttentionMemory(shape, { seqTokens, inner, rank: trading.rank, ranks }),
+    takeExchange() {
+      const { communicationMs, bytesSent } = weights.takeExchange(); // bytes of all groups
+      return { communicationMs: communicationMs + inner.takeExchange().communicationMs, bytesSent };
+    },
+  };
+}
+
+function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStrategy {
   const clock = new ExchangeClock();
   const isAlone = group.size === 1;
 

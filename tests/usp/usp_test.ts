@@ -1,0 +1,122 @@
+/** Ulysses inside groups of U ranks, ring across R groups (USP). */
+
+import { assertEquals, assertThrows } from "@std/assert";
+import {
+  attentionShape,
+  createLoopbackGroups,
+  createReferenceBackend,
+  type SequenceStrategy,
+  subgroup,
+  UnsupportedTopologyError,
+} from "@mst/core";
+import { createRingStrategy } from "@mst/ring";
+import { createUlyssesStrategy } from "@mst/ulysses";
+import { assertAttentionMemory } from "../conformance/_attention_memory.ts";
+import {
+  assertSameGradients,
+  assertTraffic,
+  type AttentionTraffic,
+  type ConformanceShape,
+  type ShapeName,
+  SHAPES,
+  type StrategyCase,
+} from "../conformance/_conformance.ts";
+
+/** Ulysses' ranks U, ring's ranks R, and the shapes whose heads fit. */
+const TOPOLOGIES: readonly (readonly [number, number, readonly ShapeName[]])[] = [
+  [2, 2, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "multi-head, tied"]],
+  [2, 3, ["ragged", "fewer tokens than half blocks", "multi-query, batches"]],
+  [4, 2, ["ragged", "multi-query, batches", "multi-head, tied"]],
+  [3, 2, ["fifteen heads in groups of five", "fifteen heads, multi-query"]],
+  [1, 3, ["ragged", "multi-query, batches"]],
+  [2, 1, ["ragged", "multi-query, batches"]],
+];
+
+for (const [ulysses, ring, names] of TOPOLOGIES) {
+  for (const placement of ["zigzag", "contiguous"] as const) {
+    const usp = uspCase(ulysses, ring, placement);
+    for (const name of names) {
+      const shape = SHAPES[name];
+      Deno.test(`${usp.name} computes what one rank computes, and sends and holds what formulas say: ${name}`, async () => {
+        await assertSameGradients(usp, shape, ulysses * ring);
+        await assertTraffic(usp, shape, ulysses * ring);
+        await Promise.all(
+          createLoopbackGroups(ulysses * ring).map(async (group) => {
+            await using backend = createReferenceBackend({ poison: true });
+            await assertAttentionMemory(backend, usp.create({ backend, group }), shape);
+            await group.close();
+          }),
+        );
+      });
+    }
+  }
+}
+
+Deno.test("usp gives every position to one rank, ascending, from as many tokens as ranks", async () => {
+  for (const [ulysses, ring] of [[2, 2], [2, 3], [3, 2], [3, 3], [4, 2], [5, 3]]) {
+    for (const placement of ["zigzag", "contiguous"] as const) {
+      const [group] = createLoopbackGroups(ulysses * ring);
+      await using backend = createReferenceBackend();
+      const strategy = uspCase(ulysses, ring, placement).create({ backend, group });
+      for (let tokens = group.size; tokens < 4 * group.size; tokens++) {
+        const { positions } = strategy.partition(tokens);
+        assertEquals(
+          positions.flatMap((own) => [...own]).sort((a, b) => a - b),
+          Array.from({ length: tokens }, (_, i) => i),
+        );
+        for (const own of positions) assertEquals([...own], [...own].sort((a, b) => a - b));
+        assertEquals(positions.every(({ length }) => length > 0), true);
+      }
+      assertThrows(() => strategy.partition(group.size - 1), UnsupportedTopologyError, `across ${group.size} ranks`);
+    }
+  }
+});
+
+Deno.test("usp refuses heads that do not fit its groups", async () => {
+  const [group] = createLoopbackGroups(6);
+  await using backend = createReferenceBackend();
+  const strategy = uspCase(3, 2, "zigzag").create({ backend, group });
+  const shape = attentionShape(SHAPES.ragged.model, 1);
+  assertThrows(
+    () => strategy.attention(shape, strategy.partition(37)),
+    UnsupportedTopologyError,
+    "Cannot split 4 heads across 3 ranks",
+  );
+});
+
+function uspCase(ulysses: number, ring: number, placement: "zigzag" | "contiguous"): StrategyCase {
+  return {
+    name: `usp ${ulysses} × ${ring}, ${placement}`,
+    create({ backend, group }) {
+      const column = Array.from({ length: ring }, (_, r) => r * ulysses + group.rank % ulysses);
+      const inner = createRingStrategy({ backend, group: subgroup(group, column), placement });
+      return createUlyssesStrategy({ backend, group, inner });
+    },
+    traffic: (shape, strategy) => uspTraffic(shape, strategy, ulysses, ring),
+    skips: [],
+  };
+}
+
+/** Head shards inside the group, blocks of their keys and values around the ring. */
+function uspTraffic(
+  { model, seqTokens, batch }: ConformanceShape,
+  { rank, partition }: SequenceStrategy,
+  ulysses: number,
+  ring: number,
+): AttentionTraffic {
+  const lengths = partition(seqTokens).positions.map(({ length }) => length);
+  const parts = Array.from(
+    { length: ring },
+    (_, r) => lengths.slice(r * ulysses, (r + 1) * ulysses).reduce((sum, length) => sum + length, 0),
+  );
+  const part = Math.floor(rank / ulysses);
+  const columns = (heads: number) => Math.max(1, heads / ulysses) * model.headDim;
+  const query = columns(model.heads);
+  const qkv = query + 2 * columns(model.kvHeads);
+  const toOthers = 4 * batch * lengths[rank] * (ulysses - 1);
+  const back = 4 * batch * (parts[part] - lengths[rank]);
+  const pairBytes = parts.map((tokens) => 2 * 4 * batch * tokens * columns(model.kvHeads));
+  const all = ring === 1 ? 0 : pairBytes.reduce((sum, bytes) => sum + bytes, 0);
+  const keys = ring === 1 ? 0 : all - pairBytes[(part + 1) % ring];
+  return { forward: toOthers * qkv + back * query + keys, backward: toOthers * query + back * qkv + keys + all };
+}
