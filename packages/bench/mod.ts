@@ -13,6 +13,6 @@ export { launch, type LaunchedRank, type LaunchOptions } from "./launcher/launch
 export { RankFailedError } from "./launcher/rank_failure.ts";
 export type { RankEvent, RankFailure, RankJob, RankResult } from "./launcher/rank_protocol.ts";
 export { type RankSummary, type RunSummary, type Spread, summarize } from "./measure/summary.ts";
-export { type Placement, STRATEGY_NAMES, type StrategyName } from "./scenario.ts";
+export { type Mesh, type Placement, STRATEGY_NAMES, type StrategyName } from "./scenario.ts";
 export { type GoldenCase, readGoldenCase } from "./verify/golden_case.ts";
 export { compare, type Comparison, type Tolerance, TOLERANCES } from "./verify/tolerance.ts";

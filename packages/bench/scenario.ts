@@ -11,6 +11,7 @@ import {
   type ModelConfig,
   type ProcessGroup,
   type SequenceStrategy,
+  subgroup,
   zigZagPartition,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
@@ -19,14 +20,30 @@ import { checkUlyssesTopology, createUlyssesStrategy } from "@mst/ulysses";
 /** Which tokens a rank owns: two blocks that balance causal attention, or one. */
 export type Placement = "zigzag" | "contiguous";
 
+/** The two axes of a hybrid's ranks; rank r · U + u is number u of group r. */
+export interface Mesh {
+  /** Ranks U of a group, which trade heads. */
+  readonly ulysses: number;
+  /** Groups R, around which keys and values travel. */
+  readonly ring: number;
+}
+
+/** How ranks are arranged. */
+export interface Topology {
+  /** GPU processes. */
+  readonly ranks: number;
+  /** Which tokens a rank owns, for strategies that leave the choice. */
+  readonly placement: Placement;
+  /** Axes of a hybrid's ranks; one ring of all when left out. */
+  readonly mesh?: Mesh;
+}
+
 /** What a strategy is made of. */
-export interface StrategyContext {
+export interface StrategyContext extends Omit<Topology, "ranks"> {
   /** Device of this rank. */
   readonly backend: Backend;
   /** The ranks. */
   readonly group: ProcessGroup;
-  /** Which tokens a rank owns, for strategies that leave the choice. */
-  readonly placement: Placement;
 }
 
 /** What the bench has to know of a strategy before any process starts. */
@@ -36,13 +53,12 @@ interface StrategyEntry {
   /** Placements that it offers; none where there is nothing to choose. */
   readonly placements: readonly Placement[];
   /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size and model. */
-  readonly check: (seqTokens: number, ranks: number, placement: Placement, model: ModelConfig) => void;
+  readonly check: (topology: Topology, seqTokens: number, model: ModelConfig) => void;
+  /** Arranges the ranks of a hybrid where the user does not; absent for strategies of one axis. */
+  readonly mesh?: (ranks: number, model: ModelConfig) => Mesh;
   /** Makes it, on a rank. */
   readonly create: (context: StrategyContext) => SequenceStrategy;
 }
-
-const split = (seqTokens: number, ranks: number, placement: Placement) =>
-  placement === "zigzag" ? zigZagPartition(seqTokens, ranks) : contiguousPartition(seqTokens, ranks);
 
 /** Every strategy by its name; a further one is a line here. */
 const STRATEGIES = {
@@ -50,14 +66,52 @@ const STRATEGIES = {
   ulysses: {
     isParallel: true,
     placements: [],
-    check: (seqTokens, ranks, _placement, model) => {
+    check: ({ ranks }, seqTokens, model) => {
       contiguousPartition(seqTokens, ranks);
       checkUlyssesTopology(model, ranks);
     },
-    create: createUlyssesStrategy,
+    create: ({ backend, group }) => createUlyssesStrategy({ backend, group }),
+  },
+  usp: {
+    isParallel: true,
+    placements: ["zigzag", "contiguous"],
+    check: ({ ranks, mesh }, seqTokens, model) => {
+      contiguousPartition(seqTokens, ranks);
+      checkUlyssesTopology(model, mesh?.ulysses ?? 1);
+    },
+    mesh: arrangeUsp,
+    create: createUsp,
   },
   single: { isParallel: false, placements: [], check: split, create: ({ backend }) => createSingleStrategy(backend) },
 } as const satisfies Record<string, StrategyEntry>;
+
+function split({ ranks, placement }: Topology, seqTokens: number): void {
+  if (placement === "zigzag") zigZagPartition(seqTokens, ranks);
+  else contiguousPartition(seqTokens, ranks);
+}
+
+/** The largest groups that the heads allow beside a ring of two or more. */
+function arrangeUsp(ranks: number, model: ModelConfig): Mesh {
+  const fits = (ulysses: number) => {
+    try {
+      checkUlyssesTopology(model, ulysses);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  const divisors = Array.from({ length: ranks >> 1 }, (_, i) => i + 1).filter((count) => ranks % count === 0);
+  const ulysses = divisors.findLast(fits) ?? 1;
+  return { ulysses, ring: ranks / ulysses };
+}
+
+/** Ulysses inside groups, a ring across them (USP, Fang & Zhao 2024). */
+function createUsp({ backend, group, placement, mesh }: StrategyContext): SequenceStrategy {
+  const { ulysses, ring } = mesh ?? { ulysses: 1, ring: group.size };
+  const across = Array.from({ length: ring }, (_, r) => r * ulysses + group.rank % ulysses);
+  const inner = createRingStrategy({ backend, group: subgroup(group, across), placement });
+  return createUlyssesStrategy({ backend, group, inner });
+}
 
 /** Name of a strategy on the command line. */
 export type StrategyName = keyof typeof STRATEGIES;

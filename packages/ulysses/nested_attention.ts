@@ -39,7 +39,7 @@ export function nestedPartition(inner: SequenceStrategy, seqTokens: number, rank
 }
 
 /**
- * Attention for one micro-batch; what `inner` saves is all that is kept.
+ * Attention for one micro-batch; what `inner` saves of the own heads is all that it keeps.
  *
  * @throws {UnsupportedTopologyError} when the heads cannot be spread over the ranks
  */
@@ -103,7 +103,7 @@ export function nestedAttentionMemory(
   const returned = Math.max(allRows * out.own, rows * (out.all + 2 * out.own)) * ELEMENT_BYTES;
   return {
     heldBytes: memory.heldBytes,
-    savedBytes: memory.savedBytes,
+    savedBytes: memory.savedBytes + rows * out.all * ELEMENT_BYTES, // the output of the own tokens beside that of inner
     forwardBytes: Math.max(toHeads(qkv), memory.forwardBytes, memory.savedBytes + returned),
     backwardBytes: Math.max(
       memory.savedBytes + toHeads([out]),

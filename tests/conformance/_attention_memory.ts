@@ -32,8 +32,8 @@ export async function assertAttentionMemory(
   ledger.resetPeak();
   const { out, saved } = await core.forward(...inputs);
   const forward = ledger.peak().totalBytes - held;
-  out.free();
   const savedBytes = ledger.liveBytes() - held;
+  out.free();
 
   const dOut = matrix(shape.heads);
   ledger.resetPeak();

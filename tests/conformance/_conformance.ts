@@ -140,7 +140,12 @@ export async function assertSameGradients(
   }
 }
 
-async function assertSameTraining(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
+/** Asserts that the losses of ten steps are those of one rank. */
+export async function assertSameTraining(
+  strategy: StrategyCase,
+  shape: ConformanceShape,
+  ranks: number,
+): Promise<void> {
   const train = trainConfig(shape, { learningRate: 0.01 });
   const batches = randomBatches(shape, 10);
   const losses = async (trainer: Trainer) => {

@@ -38,6 +38,7 @@ for (
     "--ranks=4",
     "--strategy=ulysses --ranks=2 --recompute=none",
     "--strategy=ulysses --ranks=4",
+    "--strategy=usp --ulysses=2 --ring=2 --placement=contiguous --recompute=none",
     "--ranks=3 --shard=optimizer",
   ]
 ) {
@@ -109,6 +110,7 @@ Deno.test("a folder with a torn file is refused with what is wrong", () =>
 Deno.test("a sequence too short for the ranks is refused, and heads that do not fit them", async () => {
   const cases = [
     ["--ranks=62", "Cannot split 61 tokens across 62 ranks"],
+    ["--strategy=usp --ulysses=3 --ring=2", "Cannot split 4 heads across 3 ranks"],
     ["--strategy=ulysses --ranks=3", "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks"],
   ];
   for (const [flags, says] of cases) {

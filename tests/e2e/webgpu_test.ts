@@ -21,6 +21,7 @@ for (
     "--ranks=4 --placement=contiguous",
     "--strategy=ulysses --ranks=2",
     "--strategy=ulysses --ranks=4 --mini-sequence=7 --recompute=none",
+    "--strategy=usp --ulysses=2 --ring=2 --mini-sequence=7",
   ]
 ) {
   gpuTest(`golden cases over processes, WebGPU: ${flags}`, async () => {

@@ -6,7 +6,7 @@ const GOLDEN = new URL("../golden/", import.meta.url).pathname;
 /** Command lines that must be refused before any process starts, and what the refusal has to say. */
 const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string])[] = [
   ["main.ts", "--stratgey=ring", "there is no such flag, did you mean --strategy?"],
-  ["main.ts", "--strategy=rings", "Cannot use --strategy=rings: it must be ring, ulysses or single"],
+  ["main.ts", "--strategy=rings", "Cannot use --strategy=rings: it must be ring, "],
   ["main.ts", "--strategy=", "Cannot use --strategy without a value"],
   ["main.ts", "--strategy", "Cannot use --strategy without a value"],
   ["main.ts", "ring", "Cannot use ring: flags start with --"],
@@ -41,6 +41,29 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ],
   ["main.ts", "--strategy=ulysses --model=tiny --heads=12 --dim=96 --kv-heads=6 --ranks=4", "Cannot split 6 kv heads"],
   ["main.ts", "--strategy=ulysses --placement=zigzag", "it leaves no choice"],
+  ["main.ts", "--ulysses=2", "Cannot use --ulysses=2 with --strategy=ring: its ranks have one axis"],
+  ["main.ts", "--strategy=ulysses --ring=2", "Cannot use --ring=2 with --strategy=ulysses: its ranks have one axis"],
+  [
+    "main.ts",
+    "--strategy=usp --ulysses=2 --ring=3 --ranks=4",
+    "Cannot use --ulysses=2 and --ring=3 with --ranks=4: they make 6 ranks",
+  ],
+  [
+    "main.ts",
+    "--strategy=usp --ulysses=3 --ranks=4",
+    "Cannot use --ulysses=3 with --ranks=4: the ranks must be a multiple of 3",
+  ],
+  [
+    "main.ts",
+    "--strategy=usp --ring=64 --ulysses=4",
+    "Cannot use --ulysses=4 and --ring=64: they make 256 ranks, wanted 128 at most",
+  ],
+  [
+    "main.ts",
+    "--strategy=usp --model=tiny --ulysses=3 --ring=2",
+    "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks",
+  ],
+  ["main.ts", "--strategy=usp --seq=3 --ulysses=2 --ring=2", "Cannot split 3 tokens across 4 ranks"],
   ["main.ts", "--seq=2000000", "it has 1204998 tokens, at least 2000001 are needed"],
   ["main.ts", "--steps=2 --warmup=5", "at least one step must be measured"],
   ["main.ts", "--mini-sequence=none", "it must be auto, off or a whole number"],
@@ -58,6 +81,12 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ["verify_main.ts", "", "name one or more of the golden format"],
   ["verify_main.ts", `${GOLDEN}llama3 --seq=4`, "Cannot use --seq=4: there is no such flag"],
   ["verify_main.ts", `${GOLDEN}llama3 --ranks=x`, "Cannot use --ranks=x"],
+  ["verify_main.ts", "/nonexistent --ulysses=2", "its ranks have one axis"],
+  [
+    "verify_main.ts",
+    `${GOLDEN}llama3 --strategy=usp --ulysses=2 --ring=3 --ranks=2`,
+    "Cannot use --ulysses=2 and --ring=3 with --ranks=2: they make 6 ranks",
+  ],
   ["verify_main.ts", "/nonexistent", "Cannot verify /nonexistent: TypeError: Cannot read /nonexistent/config.json"],
   ["verify_main.ts", `${GOLDEN}qwen2`, 'Cannot run a model with model_type "qwen2"'],
   ["verify_main.ts", `${GOLDEN}gemma2 ${GOLDEN}mistral`, 'Cannot run a model with model_type "mistral"'],

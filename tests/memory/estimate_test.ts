@@ -9,6 +9,7 @@ import {
   type ModelConfig,
   parameterSpecs,
   parseTrainConfig,
+  type ProcessGroup,
   RECOMPUTE_POLICIES,
   segmentBounds,
   type SequenceStrategy,
@@ -17,6 +18,7 @@ import {
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
+import { strategyEntry } from "../../packages/bench/scenario.ts";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 
 /** Shapes that move the peak to every moment of a step. */
@@ -77,7 +79,12 @@ function momentBytes(model: ModelConfig, { shard }: TrainConfig, { rank, ranks }
 const STRATEGIES = [
   { create: createRingStrategy, ranks: () => [1, 3] },
   { create: createUlyssesStrategy, ranks: ({ heads }: ModelConfig) => [2, 4].filter((ranks) => heads % ranks === 0) },
+  { create: createUsp, ranks: ({ heads }: ModelConfig) => [4].filter(() => heads % 2 === 0) },
 ];
+
+function createUsp(context: { backend: Backend; group: ProcessGroup }): SequenceStrategy {
+  return strategyEntry("usp").create({ ...context, placement: "zigzag", mesh: { ulysses: 2, ring: 2 } });
+}
 
 const peakMoments = new Set<string>();
 

@@ -47,6 +47,36 @@ Deno.test("defaults are sized for what computes", async () => {
   }
 });
 
+Deno.test("the axes of a hybrid follow from what is given, the heads, and the GPUs", async () => {
+  const eight: Hardware = { ...TWO_GPUS, gpus: Array.from({ length: 8 }, (_, i) => `gpu ${i}`) };
+  const cases: [flags: string, ranks: number, ulysses: number, ring: number, hardware?: Hardware][] = [
+    ["--ulysses=2 --ring=3", 6, 2, 3],
+    ["--ulysses=2 --ranks=8", 8, 2, 4],
+    ["--ring=2 --ranks=8 --ulysses=4", 8, 4, 2],
+    ["--ring=3 --ranks=6", 6, 2, 3],
+    ["--ulysses=2", 2, 2, 1],
+    ["--ring=3", 3, 1, 3],
+    ["--ulysses=2", 8, 2, 4, eight],
+    ["--ring=3", 6, 2, 3, eight],
+    ["--ranks=4", 4, 2, 2],
+    ["--ranks=8", 8, 4, 2],
+    ["--ranks=16 --ulysses=4", 16, 4, 4],
+    ["--ranks=16", 16, 4, 4],
+    ["--ranks=12 --heads=6 --kv-heads=3 --dim=96", 12, 6, 2],
+    ["--ranks=12 --heads=12 --kv-heads=4 --dim=96", 12, 4, 3],
+    ["--ranks=9", 9, 1, 9],
+    ["--ranks=2", 2, 1, 2],
+    ["--ranks=1", 1, 1, 1],
+    ["", 8, 4, 2, eight],
+  ];
+  for (const [flags, ranks, ulysses, ring, hardware] of cases) {
+    const args = ["--strategy=usp", "--model=tiny", "--seq=64", ...flags.split(" ").filter(Boolean)];
+    const { run } = await plan(args, hardware);
+    assertEquals([run.ranks, run.mesh], [ranks, { ulysses, ring }], flags);
+  }
+  assertEquals((await plan([])).run.mesh, undefined);
+});
+
 Deno.test("given values win over defaults", async () => {
   const { run, mode, jsonFile } = await plan([
     ..."--strategy=single --device=reference --model=125m --seq=70 --batch=2 --accumulate=3 --steps=4".split(" "),

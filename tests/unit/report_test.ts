@@ -5,7 +5,7 @@ import type { LaunchedRank } from "../../packages/bench/launcher/launch.ts";
 import { spreadOf, summarize } from "../../packages/bench/measure/summary.ts";
 import { formatVariants, variantRatios } from "../../packages/bench/report/comparison_report.ts";
 import { Progress } from "../../packages/bench/report/progress.ts";
-import { formatRun } from "../../packages/bench/report/run_report.ts";
+import { describeRun, formatRun } from "../../packages/bench/report/run_report.ts";
 import { formatFacts, formatTable } from "../../packages/bench/report/table.ts";
 import {
   formatBytes,
@@ -104,6 +104,11 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
     ]
   ) assertStringIncludes(text, part);
   assert(/matmul NN\s+10\s+20\.000\s+100\.0%/.test(text));
+});
+
+Deno.test("a hybrid is described by its axes", () => {
+  const run: RunConfig = { ...RUN, strategy: "usp", ranks: 6, mesh: { ulysses: 2, ring: 3 }, placement: "contiguous" };
+  assertStringIncludes(describeRun(run), "usp, 6 ranks, ulysses 2 x ring 3, contiguous; model tiny");
 });
 
 Deno.test("variants are compared with the first that ran, and one without memory is a row", () => {

@@ -6,14 +6,15 @@ import {
   createLoopbackGroups,
   createReferenceBackend,
   type SequenceStrategy,
-  subgroup,
   UnsupportedTopologyError,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
+import { strategyEntry } from "../../packages/bench/scenario.ts";
 import { assertAttentionMemory } from "../conformance/_attention_memory.ts";
 import {
   assertSameGradients,
+  assertSameTraining,
   assertTraffic,
   type AttentionTraffic,
   type ConformanceShape,
@@ -52,6 +53,12 @@ for (const [ulysses, ring, names] of TOPOLOGIES) {
   }
 }
 
+for (const [ulysses, ring] of [[2, 2], [4, 2]]) {
+  Deno.test(`usp ${ulysses} × ${ring} trains as one rank does, for ten steps`, async () => {
+    await assertSameTraining(uspCase(ulysses, ring, "zigzag"), SHAPES["multi-query, batches"], ulysses * ring);
+  });
+}
+
 Deno.test("usp gives every position to one rank, ascending, from as many tokens as ranks", async () => {
   for (const [ulysses, ring] of [[2, 2], [2, 3], [3, 2], [3, 3], [4, 2], [5, 3]]) {
     for (const placement of ["zigzag", "contiguous"] as const) {
@@ -72,6 +79,18 @@ Deno.test("usp gives every position to one rank, ascending, from as many tokens 
   }
 });
 
+Deno.test("ulysses refuses an inner strategy over ranks that do not divide its own", async () => {
+  const [group] = createLoopbackGroups(6);
+  const [four] = createLoopbackGroups(4);
+  await using backend = createReferenceBackend();
+  const inner = createRingStrategy({ backend, group: four });
+  assertThrows(
+    () => createUlyssesStrategy({ backend, group, inner }),
+    UnsupportedTopologyError,
+    "Cannot split 6 ranks into 4 groups: the ranks must be a multiple of the groups",
+  );
+});
+
 Deno.test("usp refuses heads that do not fit its groups", async () => {
   const [group] = createLoopbackGroups(6);
   await using backend = createReferenceBackend();
@@ -87,11 +106,7 @@ Deno.test("usp refuses heads that do not fit its groups", async () => {
 function uspCase(ulysses: number, ring: number, placement: "zigzag" | "contiguous"): StrategyCase {
   return {
     name: `usp ${ulysses} × ${ring}, ${placement}`,
-    create({ backend, group }) {
-      const column = Array.from({ length: ring }, (_, r) => r * ulysses + group.rank % ulysses);
-      const inner = createRingStrategy({ backend, group: subgroup(group, column), placement });
-      return createUlyssesStrategy({ backend, group, inner });
-    },
+    create: (context) => strategyEntry("usp").create({ ...context, placement, mesh: { ulysses, ring } }),
     traffic: (shape, strategy) => uspTraffic(shape, strategy, ulysses, ring),
     skips: [],
   };

@@ -10,6 +10,9 @@ import { choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts
 
 const chunks = (help: string, otherwise: string) => count({ words: ["auto", "off"], example: 8, help, otherwise });
 
+/** Most ranks of a run. */
+export const MAX_RANKS = 128;
+
 /** Flags that say how a model is run, the same for every command. */
 const RUN_FLAGS = {
   strategy: choice(STRATEGY_NAMES, {
@@ -18,10 +21,22 @@ const RUN_FLAGS = {
   }),
   ranks: count({
     words: ["auto"],
-    max: 128,
+    max: MAX_RANKS,
     example: 4,
     help: "GPU processes; auto: the number of GPUs, or 2 where there is only one",
     otherwise: "auto",
+  }),
+  ulysses: count({
+    max: MAX_RANKS,
+    example: 2,
+    help: "usp: ranks of a group, which trade heads",
+    otherwise: "--ranks / --ring, or the most that the heads allow beside a ring of 2",
+  }),
+  ring: count({
+    max: MAX_RANKS,
+    example: 2,
+    help: "usp: groups, around which keys and values travel",
+    otherwise: "--ranks / --ulysses",
   }),
   placement: choice(["zigzag", "contiguous"], {
     help: "tokens of a rank: two blocks that balance causal attention, or one block",

@@ -11,7 +11,7 @@ import { parseFlags } from "../cli/parse_flags.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import { DEFAULT_TIMEOUT_SECONDS } from "../config/defaults.ts";
 import type { RunConfig } from "../config/run_config.ts";
-import { checkWritable, resolveChunks, resolveDevice, resolveTopology } from "../config/run_options.ts";
+import { checkWritable, resolveChunks, resolveDevice, resolveRanks, resolveTopology } from "../config/run_options.ts";
 import { type Hardware, probeHardware } from "../hardware/probe.ts";
 import { formatComparisons } from "../report/comparison_report.ts";
 import { RankFailedError } from "../launcher/rank_failure.ts";
@@ -48,7 +48,7 @@ export async function verifyCommand(args: readonly string[], signal: AbortSignal
   if (folders.length === 0) {
     throw new UsageError("Cannot verify without a folder: name one or more of the golden format");
   }
-  resolveTopology(flags, []);
+  resolveRanks(flags, []);
   await checkWritable(flags.json);
   const cases = await Promise.all(folders.map(readCase));
   const readable = cases.some(({ golden }) => golden);
@@ -96,7 +96,7 @@ async function verifyFolder(
 ): Promise<VerifiedFolder> {
   const { folder, model, inputIds, losses } = golden;
   const run: RunConfig = {
-    ...resolveTopology(flags, hardware.gpus),
+    ...resolveTopology(flags, hardware.gpus, model),
     device: resolveDevice(flags.device, hardware),
     modelName: folder,
     model,
@@ -114,7 +114,7 @@ async function verifyFolder(
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };
   try {
-    strategyEntry(run.strategy).check(run.train.seqTokens, run.ranks, run.placement, model);
+    strategyEntry(run.strategy).check(run, run.train.seqTokens, model);
   } catch (error) {
     return { folder, unreadable: `${(error as Error).name}: ${(error as Error).message}` };
   }

@@ -73,7 +73,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
   const { modelName, model, weightsFolder } = resolveModel(flags, inputs, sizes);
   const steps = flags.steps ?? sizes.steps;
   const run: RunConfig = {
-    ...resolveTopology(flags, hardware.gpus),
+    ...resolveTopology(flags, hardware.gpus, model),
     device,
     modelName,
     model,
@@ -158,7 +158,8 @@ function resolveModel(
   return { modelName, model };
 }
 
-function checkRun({ strategy, ranks, placement, model, train, warmup }: RunConfig, text: TokenizedText): void {
+function checkRun(run: RunConfig, text: TokenizedText): void {
+  const { strategy, model, train, warmup } = run;
   if (model.vocab < BYTE_VOCAB) {
     throw new UsageError(`Cannot train on bytes with a vocabulary of ${model.vocab}: it must be ${BYTE_VOCAB} or more`);
   }
@@ -167,7 +168,7 @@ function checkRun({ strategy, ranks, placement, model, train, warmup }: RunConfi
       `Cannot leave out --warmup=${warmup} of --steps=${train.steps}: at least one step must be measured`,
     );
   }
-  refusing(() => strategyEntry(strategy).check(train.seqTokens, ranks, placement, model));
+  refusing(() => strategyEntry(strategy).check(run, train.seqTokens, model));
   refusing(() => new DataSource(text, train));
 }
 

@@ -5,7 +5,7 @@
  */
 
 import type { ModelConfig, TrainConfig } from "@mst/core";
-import type { Placement, StrategyName } from "../scenario.ts";
+import type { Mesh, Placement, StrategyName } from "../scenario.ts";
 
 /** Which backend computes. */
 export type DeviceKind = "webgpu" | "reference";
@@ -18,6 +18,8 @@ export interface RunConfig {
   readonly ranks: number;
   /** Which tokens a rank owns. */
   readonly placement: Placement;
+  /** Axes of a hybrid's ranks. */
+  readonly mesh?: Mesh;
   /** Which backend computes. */
   readonly device: DeviceKind;
   /** Name of the preset, or folder of the model. */

@@ -41,7 +41,8 @@ async function runRank({ rank, token, job }: RankOrder, nextOrder: () => Promise
     onListening: (url) => emit({ type: "listening", url }),
   });
   try {
-    const strategy = strategyEntry(run.strategy).create({ backend, group, placement: run.placement });
+    const { placement, mesh } = run;
+    const strategy = strategyEntry(run.strategy).create({ backend, group, placement, mesh });
     emit({ type: "done", result: await runJob({ job, backend, strategy, emit }) });
   } catch (error) {
     // First of all, since leaving a group that has failed takes its time.

@@ -13,9 +13,14 @@ import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, fo
 
 /** What a run is, in a line. */
 export function describeRun(run: RunConfig): string {
-  const { strategy, ranks, placement, model, modelName, train, device } = run;
+  const { strategy, ranks, placement, mesh, model, modelName, train, device } = run;
   const { placements } = strategyEntry(strategy);
-  const topology = [strategy, ranks === 1 ? "1 rank" : `${ranks} ranks`, ...placements.length > 0 ? [placement] : []];
+  const topology = [
+    strategy,
+    ranks === 1 ? "1 rank" : `${ranks} ranks`,
+    ...mesh ? [`ulysses ${mesh.ulysses} x ring ${mesh.ring}`] : [],
+    ...placements.length > 0 ? [placement] : [],
+  ];
   return `${topology.join(", ")}; model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
     `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, ` +
     `V ${model.vocab}); ${train.accumulate} x ${train.batch} x ${

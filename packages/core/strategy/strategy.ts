@@ -41,7 +41,7 @@ export interface ExchangeReport {
 export interface AttentionMemory {
   /** Held for as long as it lives: positions. */
   readonly heldBytes: number;
-  /** Held between forward and backward, `out` included. */
+  /** Held between forward and backward, `out` included, which the caller keeps until backward. */
   readonly savedBytes: number;
   /** Held at most during forward; includes q, k, v and `out`. */
   readonly forwardBytes: number;
