@@ -26,7 +26,8 @@ export { applyLayer, type Forward, type Layer, outputLike, rematerializeLayer } 
 export type { Parameter } from "./layer/parameter.ts";
 export { type GatheredRows, type Region, type RowSlice, rowsOfSlice, WHOLE_REGION } from "./layer/region.ts";
 export { sequential } from "./layer/sequential.ts";
-export { type BytesByTag, Ledger, type PeakMemory } from "./memory/ledger.ts";
+export { type BytesByTag, Ledger, type LedgerOptions, type PeakMemory } from "./memory/ledger.ts";
+export { MemoryBudgetError } from "./memory/memory_budget_error.ts";
 export * from "./mini_sequence/chunk_plan.ts";
 export {
   lmHeadLogits,

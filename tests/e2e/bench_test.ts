@@ -91,6 +91,21 @@ Deno.test("--verify holds a ring against one rank", async () => {
   assertStringIncludes(stdout, "against one rank");
 });
 
+Deno.test("--memory-budget is kept, and a run that needs more ends with what it wanted", async () => {
+  const args = [...REFERENCE, "--ranks=2"];
+  const { peakDeviceBytes } = (await benchReport(args)).report.runs[0].summary;
+  const { report } = await benchReport([...args, `--memory-budget=${peakDeviceBytes}`]);
+  assertEquals(report.runs[0].summary.peakDeviceBytes, peakDeviceBytes);
+  const budget = peakDeviceBytes - 1;
+  const { code, stderr } = await runCommand("main.ts", [...args, `--memory-budget=${budget}`]);
+  assertEquals(code, 1);
+  const message = new RegExp(
+    `rank \\d failed: MemoryBudgetError: Cannot allocate \\d+ bytes for \\w+ beside \\d+ live bytes: ` +
+      `the memory budget is ${budget} bytes`,
+  );
+  assertMatch(stderr, message);
+});
+
 Deno.test("--profile prints the time of kernels", async () => {
   const { report, stdout } = await benchReport([...REFERENCE, "--profile"]);
   const { profile } = report.runs[0].summary;

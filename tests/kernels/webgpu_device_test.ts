@@ -4,6 +4,7 @@ import { DeviceError, NoGpuError } from "../../packages/core/backend/webgpu/devi
 import type { KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { createWebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
+import { MemoryBudgetError } from "../../packages/core/memory/memory_budget_error.ts";
 import { gpuTest } from "../_support/gpu.ts";
 import { faultyGpu } from "../_support/faulty_gpu.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
@@ -260,4 +261,13 @@ gpuTest("without profiling there is no profile", async (backend) => {
 
 Deno.test("bindings below 1024 bytes are refused", async () => {
   await assertRejects(() => createWebGpuBackend({ maxBindingBytes: 512 }), RangeError, "bindings of 512 bytes");
+});
+
+gpuTest("a memory budget is kept before the device is asked", async () => {
+  await using backend = await createWebGpuBackend({ memoryBudgetBytes: 4096 });
+  using _kept = backend.empty([1000], "weights");
+  const before = backend.peakReservedBytes;
+  assertThrows(() => backend.empty([2 ** 24], "activations"), MemoryBudgetError, "beside 4000 live bytes");
+  assertEquals([backend.peakReservedBytes, backend.ledger.liveBytes()], [before, 4000]);
+  backend.empty([24], "activations").free();
 });

@@ -26,6 +26,13 @@ Deno.test("only flags that are given have values, of their types", () => {
   });
 });
 
+Deno.test("bytes are read with and without units", () => {
+  const sizes = { "4096": 4096, "7B": 7, "1KiB": 1024, "512MiB": 2 ** 29, "1.5GiB": 1.5 * 2 ** 30, "1 TiB": 2 ** 40 };
+  for (const [text, size] of Object.entries(sizes)) {
+    assertEquals(parse(`--memory-budget=${text}`).flags["memory-budget"], size, text);
+  }
+});
+
 Deno.test("arguments that are no flags are operands", () => {
   assertEquals(parseFlags(["a/b", "--device=reference", "c"], VERIFY_FLAGS), {
     flags: { device: "reference" },
@@ -70,6 +77,12 @@ Deno.test("a value that is none of its flag is refused with what would be", () =
     ["--lr=1e999", "a number of 0 or more"],
     ["--clip=-1", "a number of 0 or more"],
     ["--seed=4294967296", "from 0 to 4294967295"],
+    ["--memory-budget=2GB", "Cannot use --memory-budget=2GB: it must be bytes, such as 512MiB or 2GiB"],
+    ["--memory-budget=0", "Cannot use --memory-budget=0"],
+    ["--memory-budget=0.5", "Cannot use --memory-budget=0.5"],
+    ["--memory-budget=MiB", "Cannot use --memory-budget=MiB"],
+    ["--memory-budget=-1MiB", "Cannot use --memory-budget=-1MiB"],
+    ["--memory-budget=9000TiB", "Cannot use --memory-budget=9000TiB"],
     ["--json=", "Cannot use --json without a value"],
     ["--compare=yes", "--compare takes no value"],
     ["--verify=true", "--verify takes no value"],

@@ -1,4 +1,5 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
+import { createReferenceBackend, MemoryBudgetError } from "@mst/core";
 import { Ledger, zeroBytes } from "../../packages/core/memory/ledger.ts";
 
 Deno.test("the ledger counts live bytes by tag", () => {
@@ -59,4 +60,37 @@ Deno.test("what the ledger hands out is a copy", () => {
   ledger.allocate("weights", 10);
   for (const bytes of [ledger.live(), ledger.highest(), ledger.peak().byTag]) bytes.weights = 999;
   assertEquals([ledger.live().weights, ledger.highest().weights, ledger.peak().byTag.weights], [10, 10, 10]);
+});
+
+Deno.test("a budget is kept to the byte, and what exceeds it is refused with the numbers and leaves all as it was", () => {
+  const ledger = new Ledger({ budgetBytes: 100 });
+  ledger.allocate("weights", 60);
+  ledger.allocate("scratch", 40);
+  ledger.release("scratch", 40);
+  const error = assertThrows(() => ledger.allocate("activations", 41), MemoryBudgetError);
+  assertInstanceOf(error, RangeError);
+  assertEquals(
+    error.message,
+    "Cannot allocate 41 bytes for activations beside 60 live bytes: the memory budget is 100 bytes",
+  );
+  assertEquals([error.wantedBytes, error.liveBytes, error.budgetBytes], [41, 60, 100]);
+  assertEquals([ledger.liveBytes(), ledger.peak().totalBytes], [60, 100]);
+  ledger.retag("weights", "checkpoints", 60);
+  ledger.allocate("activations", 40);
+  assertEquals(ledger.liveBytes(), 100);
+});
+
+Deno.test("without a budget any number of bytes may be live, and one of no sense is refused", () => {
+  assertEquals(new Ledger().budgetBytes, Infinity);
+  for (const budgetBytes of [-1, NaN]) {
+    assertThrows(() => new Ledger({ budgetBytes }), RangeError, `a memory budget of ${budgetBytes} bytes`);
+  }
+});
+
+Deno.test("a backend keeps to its budget before the host allocates", async () => {
+  await using backend = createReferenceBackend({ memoryBudgetBytes: 40 });
+  using _kept = backend.empty([6], "weights");
+  assertThrows(() => backend.empty([2 ** 40], "scratch"), MemoryBudgetError, "beside 24 live bytes");
+  backend.empty([4], "scratch").free();
+  assertEquals(backend.ledger.liveBytes(), 24);
 });

@@ -109,6 +109,10 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
 Deno.test("a hybrid is described by its axes", () => {
   const run: RunConfig = { ...RUN, strategy: "usp", ranks: 6, mesh: { ulysses: 2, ring: 3 }, placement: "contiguous" };
   assertStringIncludes(describeRun(run), "usp, 6 ranks, ulysses 2 x ring 3, contiguous; model tiny");
+  assertStringIncludes(
+    describeRun({ ...run, memoryBudgetBytes: 2 ** 20 }),
+    "tokens a step; reference, at most 1.00 MiB a rank",
+  );
 });
 
 Deno.test("variants are compared with the first that ran, and one without memory is a row", () => {

@@ -93,6 +93,24 @@ export function decimal({ min = 0, example, ...text }: FlagText & { min?: number
   };
 }
 
+const BYTE_UNITS: readonly string[] = ["", "B", "KiB", "MiB", "GiB", "TiB"];
+
+/** A number of bytes, at least one, with or without a unit. */
+export function bytes({ example, ...text }: FlagText & { example: string }): Flag<number> {
+  return {
+    isSwitch: false,
+    values: "BYTES",
+    wanted: `bytes, such as ${example}`,
+    ...text,
+    read: (value) => {
+      const [, digits = "", unit = ""] = value.match(/^(\d+\.?\d*|\.\d+) ?([A-Za-z]*)$/) ?? [];
+      const power = Math.max(0, BYTE_UNITS.indexOf(unit) - 1);
+      const size = digits !== "" && BYTE_UNITS.includes(unit) ? Math.floor(Number(digits) * 1024 ** power) : NaN;
+      return size >= 1 && size <= Number.MAX_SAFE_INTEGER ? size : undefined;
+    },
+  };
+}
+
 /** Any text but an empty one. */
 export function text({ values, wanted, ...rest }: FlagText & { values: string; wanted: string }): Flag<string> {
   return { isSwitch: false, values, wanted, ...rest, read: (value) => value === "" ? undefined : value };

@@ -6,7 +6,7 @@
 
 import { MODEL_PRESETS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
 import { STRATEGY_NAMES } from "../scenario.ts";
-import { choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts";
+import { bytes, choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts";
 
 const chunks = (help: string, otherwise: string) => count({ words: ["auto", "off"], example: 8, help, otherwise });
 
@@ -107,6 +107,11 @@ export const BENCH_FLAGS = {
     otherwise: "1",
   }),
   seed: count({ min: 0, max: 2 ** 32 - 1, example: 1, help: "seed of initial weights and data order", otherwise: "0" }),
+  "memory-budget": bytes({
+    example: "512MiB or 2GiB",
+    help: "device memory of tensors that a rank may hold; an allocation beyond it ends the run as out of memory",
+    otherwise: "what the device has",
+  }),
   data: text({ values: "FILE", wanted: "a file to read", help: "text to train on", otherwise: "Moby Dick" }),
   compare: toggle("run as vanilla, with recomputation, and with mini-sequences + recomputation, side by side"),
   verify: toggle("compare loss and gradients with one rank; exit code 1 if they differ by more than rounding"),

@@ -115,7 +115,7 @@ async function compareVariants(context: PlanContext): Promise<Outcome> {
 
 async function verifyAgainstSingle(context: PlanContext): Promise<Outcome> {
   const { run } = context;
-  const single: RunConfig = { ...run, strategy: "single", ranks: 1, mesh: undefined };
+  const single: RunConfig = { ...run, strategy: "single", ranks: 1, mesh: undefined, memoryBudgetBytes: undefined };
   const folder = await Deno.makeTempDir({ prefix: "mst-verify-" });
   try {
     const [ours, theirs] = [`${folder}/ours`, `${folder}/single`];

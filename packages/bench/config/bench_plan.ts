@@ -94,6 +94,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         clipNorm: flags.clip,
       })
     ),
+    memoryBudgetBytes: flags["memory-budget"],
     warmup: flags.warmup ?? (steps > 1 ? 1 : 0),
     dataFile: flags.data,
     profile: flags.profile ?? false,

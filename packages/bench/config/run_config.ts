@@ -30,6 +30,8 @@ export interface RunConfig {
   readonly weightsFolder?: string;
   /** How it is trained. */
   readonly train: TrainConfig;
+  /** Device bytes of tensors that a rank may hold at a time; any number when left out. */
+  readonly memoryBudgetBytes?: number;
   /** First steps that the summary leaves out. */
   readonly warmup: number;
   /** Text to train on; Moby Dick when left out. */

@@ -54,6 +54,7 @@ const SELF_EXPLAINING: readonly string[] = [
   "DeviceError",
   "NoGpuError",
   "RangeError",
+  "MemoryBudgetError",
   "UnsupportedTopologyError",
   "UnsupportedModelError",
   "SafetensorsError",

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { PeerError } from "@mst/core";
+import { MemoryBudgetError, PeerError } from "@mst/core";
 import type { RankFailure } from "../launcher/rank_protocol.ts";
 
 /** How devices, V8 and the operating system say that memory is not enough. */
@@ -15,6 +15,8 @@ const OUT_OF_MEMORY =
 export function toRankFailure(error: unknown): RankFailure {
   if (!(error instanceof Error)) return { name: "Error", message: String(error), outOfMemory: false };
   const { name, message } = error;
-  if (!(error instanceof PeerError)) return { name, message, outOfMemory: OUT_OF_MEMORY.test(message) };
+  if (!(error instanceof PeerError)) {
+    return { name, message, outOfMemory: error instanceof MemoryBudgetError || OUT_OF_MEMORY.test(message) };
+  }
   return { name, message, outOfMemory: false, peer: { origin: error.origin, kind: error.kind } };
 }

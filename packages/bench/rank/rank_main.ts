@@ -58,8 +58,9 @@ function reportFailure(error: unknown): void {
   Deno.exitCode = 1;
 }
 
-async function openBackend({ device, profile }: RunConfig): Promise<Backend> {
-  return device === "webgpu" ? await createWebGpuBackend({ profile }) : createReferenceBackend({ profile });
+async function openBackend({ device, profile, memoryBudgetBytes }: RunConfig): Promise<Backend> {
+  const options = { profile, memoryBudgetBytes };
+  return device === "webgpu" ? await createWebGpuBackend(options) : createReferenceBackend(options);
 }
 
 /** Writes an event as one line, whole. */

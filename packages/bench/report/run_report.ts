@@ -13,7 +13,7 @@ import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, fo
 
 /** What a run is, in a line. */
 export function describeRun(run: RunConfig): string {
-  const { strategy, ranks, placement, mesh, model, modelName, train, device } = run;
+  const { strategy, ranks, placement, mesh, model, modelName, train, device, memoryBudgetBytes } = run;
   const { placements } = strategyEntry(strategy);
   const topology = [
     strategy,
@@ -25,7 +25,9 @@ export function describeRun(run: RunConfig): string {
     `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, ` +
     `V ${model.vocab}); ${train.accumulate} x ${train.batch} x ${
       formatCount(train.seqTokens)
-    } tokens a step; ${device}`;
+    } tokens a step; ${device}${
+      memoryBudgetBytes === undefined ? "" : `, at most ${formatBytes(memoryBudgetBytes)} a rank`
+    }`;
 }
 
 /** The report of one run. */

@@ -32,7 +32,7 @@ export interface Backend extends AsyncDisposable {
   readonly deviceName: string;
   /** Whether the device computes on the CPU (the reference, or a software GPU driver). */
   readonly isSoftware: boolean;
-  /** Live and peak bytes by tag. */
+  /** Live and peak bytes by tag, and the budget that `empty` keeps to. */
   readonly ledger: Ledger;
   /** Bytes reserved from the device at most so far: the ledger's peak plus what the buffer pool keeps or rounds up. */
   readonly peakReservedBytes: number;
@@ -41,6 +41,7 @@ export interface Backend extends AsyncDisposable {
   /**
    * Allocates a tensor of undefined contents, owned by the caller.
    *
+   * @throws {MemoryBudgetError} when live bytes would exceed the budget of the ledger
    * @throws {RangeError} when the device has no buffer of that size
    */
   empty(shape: Shape, tag: MemoryTag, dtype?: DType): Tensor;

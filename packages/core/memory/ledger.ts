@@ -5,6 +5,7 @@
  */
 
 import { MEMORY_TAGS, type MemoryTag } from "../tensor/tensor.ts";
+import { MemoryBudgetError } from "./memory_budget_error.ts";
 
 /** Bytes by tag. */
 export type BytesByTag = Record<MemoryTag, number>;
@@ -17,16 +18,47 @@ export interface PeakMemory {
   readonly byTag: BytesByTag;
 }
 
+/** Options of a {@linkcode Ledger}. */
+export interface LedgerOptions {
+  /** Bytes that may be live at a time. Default: any number. */
+  readonly budgetBytes?: number;
+}
+
 /** Counts the bytes of tensors as they are allocated, retagged and freed. Pure bookkeeping: exact and free of cost. */
 export class Ledger {
+  /** Bytes that may be live at a time; infinite where nothing bounds them. */
+  readonly budgetBytes: number;
   readonly #live: BytesByTag = zeroBytes();
   #liveTotal = 0;
   #peakTotal = 0;
   #atPeak: BytesByTag = zeroBytes();
   readonly #highest: BytesByTag = zeroBytes();
 
-  /** Books an allocation. */
+  /** @throws {RangeError} when the budget is negative or not a number */
+  constructor({ budgetBytes = Infinity }: LedgerOptions = {}) {
+    if (!(budgetBytes >= 0)) {
+      throw new RangeError(`Cannot keep to a memory budget of ${budgetBytes} bytes: wanted 0 or more`);
+    }
+    this.budgetBytes = budgetBytes;
+  }
+
+  /**
+   * Refuses an allocation that the budget does not allow, before anything is allocated.
+   *
+   * @throws {MemoryBudgetError} when that many more bytes would exceed the budget
+   */
+  assertWithinBudget(tag: MemoryTag, bytes: number): void {
+    if (this.#liveTotal + bytes <= this.budgetBytes) return;
+    throw new MemoryBudgetError(tag, bytes, this.#liveTotal, this.budgetBytes);
+  }
+
+  /**
+   * Books an allocation.
+   *
+   * @throws {MemoryBudgetError} when it exceeds the budget; nothing is booked then
+   */
   allocate(tag: MemoryTag, bytes: number): void {
+    this.assertWithinBudget(tag, bytes);
     this.#live[tag] += bytes;
     this.#liveTotal += bytes;
     this.#highest[tag] = Math.max(this.#highest[tag], this.#live[tag]);

@@ -23,9 +23,15 @@ export interface ReferenceBackendOptions {
   poison?: boolean;
   /** Measure the wall time of every op. Default false. */
   profile?: boolean;
+  /** Bytes of tensors that may be live at a time. Default: any number. */
+  memoryBudgetBytes?: number;
 }
 
-/** Makes a backend that computes on the CPU in the calling thread. */
+/**
+ * Makes a backend that computes on the CPU in the calling thread.
+ *
+ * @throws {RangeError} when `memoryBudgetBytes` is negative
+ */
 export function createReferenceBackend(options: ReferenceBackendOptions = {}): Backend {
   return new ReferenceBackend(options);
 }
@@ -34,12 +40,13 @@ class ReferenceBackend implements Backend {
   readonly name = "reference";
   readonly deviceName = "CPU reference";
   readonly isSoftware = true;
-  readonly ledger = new Ledger();
+  readonly ledger: Ledger;
   readonly ops: Ops;
   readonly #timer: OpTimer;
   readonly #poison: boolean;
 
-  constructor({ poison = false, profile = false }: ReferenceBackendOptions) {
+  constructor({ poison = false, profile = false, memoryBudgetBytes }: ReferenceBackendOptions) {
+    this.ledger = new Ledger({ budgetBytes: memoryBudgetBytes });
     this.#timer = new OpTimer(profile);
     this.#poison = poison;
     this.ops = new ReferenceOps(this.#timer);

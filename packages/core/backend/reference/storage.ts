@@ -19,10 +19,12 @@ export class HostStorage implements Storage {
   /**
    * Allocates zeros and books them.
    *
+   * @throws {MemoryBudgetError} when the budget of the ledger does not allow it; nothing is booked then
    * @throws {RangeError} when the host has no array of that size; nothing is booked then
    */
   constructor(ledger: Ledger, tag: MemoryTag, dtype: DType, elements: number) {
     this.bytes = elements * ELEMENT_BYTES;
+    ledger.assertWithinBudget(tag, this.bytes);
     try {
       this.#data = dtype === "f32" ? new Float32Array(elements) : new Uint32Array(elements);
     } catch (cause) {

@@ -33,6 +33,8 @@ export interface WebGpuOptions {
   readonly maxBindingBytes?: number;
   /** What the kernels are chosen and laid out for, whatever the device is. Default: what the device is. */
   readonly kernelsFor?: "gpu" | "software";
+  /** Bytes of tensors that may be live at a time; what is reserved beside them does not count. Default: any number. */
+  readonly memoryBudgetBytes?: number;
   /** Implementation of WebGPU. Default: `navigator.gpu`. */
   readonly gpu?: GPU;
 }
@@ -42,7 +44,7 @@ export interface WebGpuOptions {
  *
  * @throws {NoGpuError} when there is no driver
  * @throws {DeviceError} when the device cannot be opened, or cannot time kernels and `profile` is set
- * @throws {RangeError} when `maxBindingBytes` is below 1024
+ * @throws {RangeError} when `maxBindingBytes` is below 1024, or `memoryBudgetBytes` negative
  */
 export async function createWebGpuBackend(options: WebGpuOptions = {}): Promise<WebGpuBackend> {
   const { profile = false, maxBindingBytes = Infinity, gpu = navigator.gpu } = options;
@@ -57,7 +59,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
   readonly name = "webgpu";
   readonly deviceName: string;
   readonly isSoftware: boolean;
-  readonly ledger: Ledger = new Ledger();
+  readonly ledger: Ledger;
   readonly ops: Ops;
   readonly offsetAlignmentElements: number;
   readonly #device: GPUDevice;
@@ -72,7 +74,8 @@ export class WebGpuBackend implements Backend, StorageOwner {
    * @param options as for {@linkcode createWebGpuBackend}
    */
   constructor({ device, deviceName, isSoftware }: OpenDevice, options: WebGpuOptions) {
-    const { profile = false, maxBindingBytes = Infinity } = options;
+    const { profile = false, maxBindingBytes = Infinity, memoryBudgetBytes } = options;
+    this.ledger = new Ledger({ budgetBytes: memoryBudgetBytes });
     const limits = dispatchLimits(device, isSoftware, maxBindingBytes);
     const kernelsFor = options.kernelsFor ?? (isSoftware ? "software" : "gpu");
     this.deviceName = deviceName;
@@ -110,6 +113,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
   empty(shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
     this.#errors.check();
     const bytes = elementCount(shape) * ELEMENT_BYTES;
+    this.ledger.assertWithinBudget(tag, bytes);
     const buffer = this.#pool.acquire(bytes, () => `allocate a ${tag} tensor of shape [${shape}] (${bytes} bytes)`);
     return new Tensor(new WebGpuStorage(this, buffer, bytes, tag), shape, dtype);
   }
