@@ -9,9 +9,17 @@
 
 export type { DeviceKind, RunConfig } from "./config/run_config.ts";
 export { listGpus } from "./hardware/gpu_devices.ts";
-export { launch, type LaunchedRank, type LaunchOptions } from "./launcher/launch.ts";
+export { launch, type LaunchOptions } from "./launcher/launch.ts";
 export { RankFailedError } from "./launcher/rank_failure.ts";
-export type { RankEvent, RankFailure, RankJob, RankResult } from "./launcher/rank_protocol.ts";
+export type {
+  HostMeeting,
+  HostShare,
+  LaunchedRank,
+  RankEvent,
+  RankFailure,
+  RankJob,
+  RankResult,
+} from "./launcher/rank_protocol.ts";
 export { type RankSummary, type RunSummary, type Spread, summarize } from "./measure/summary.ts";
 export { type Mesh, type Placement, STRATEGY_NAMES, type StrategyName } from "./scenario.ts";
 export { type GoldenCase, readGoldenCase } from "./verify/golden_case.ts";

@@ -3,6 +3,9 @@ import { type CommandFile, runCommand } from "../_support/processes.ts";
 
 const GOLDEN = new URL("../golden/", import.meta.url).pathname;
 
+const MEET = "--rendezvous=ws://127.0.0.1:9";
+const MEET_TLS = "--rendezvous=wss://127.0.0.1:9";
+
 /** Command lines that must be refused before any process starts, and what the refusal has to say. */
 const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string])[] = [
   ["main.ts", "--stratgey=ring", "there is no such flag, did you mean --strategy?"],
@@ -78,6 +81,34 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ["main.ts", "--compare --verify", "Cannot use --compare with --verify"],
   ["main.ts", "--compare --mini-sequence=4", "Cannot use --mini-sequence with --compare"],
   ["main.ts", "--profile=yes", "--profile takes no value"],
+  ["main.ts", "--rank=0", "Cannot use --rank without --rendezvous"],
+  ["main.ts", "--bind=0.0.0.0", "Cannot use --bind without --rendezvous"],
+  ["main.ts", "--certificate=a", "Cannot use --certificate without --rendezvous"],
+  ["main.ts", "--rendezvous=localhost", "it must be ws://HOST:PORT or wss://HOST:PORT"],
+  ["main.ts", "--rendezvous=ws://localhost", "it must be ws://HOST:PORT or wss://HOST:PORT"],
+  ["main.ts", "--rendezvous=http://localhost:80", "it must be ws://HOST:PORT or wss://HOST:PORT"],
+  ["main.ts", "--rendezvous=ws://localhost:65536", "it must be ws://HOST:PORT or wss://HOST:PORT"],
+  ["main.ts", `${MEET} --rank=0`, "Cannot use --rendezvous without --ranks"],
+  ["main.ts", `${MEET} --rank=0 --ranks=auto`, "Cannot use --rendezvous without --ranks"],
+  ["main.ts", `${MEET} --ranks=4`, "Cannot use --rendezvous without --rank: say which of 0 to 3 to start here"],
+  ["main.ts", `${MEET} --ranks=4 --rank=4`, "Cannot start rank 4 of --ranks=4: it must be 0 to 3"],
+  ["main.ts", `${MEET} --ranks=4 --rank=2-4`, "Cannot start rank 4 of --ranks=4"],
+  ["main.ts", `${MEET} --ranks=4 --rank=3-2`, "it must be a whole number from 0 to 127, or a range such as 2-3"],
+  ["main.ts", `${MEET} --ranks=4 --rank=-1`, "it must be a whole number from 0 to 127, or a range such as 2-3"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0`, "MST_TOKEN or --token-file must hold the same secret on all of them"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --token-file=/nonexistent`, "Cannot use --token-file=/nonexistent"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --token-file=/dev/null`, "/dev/null must hold the same secret"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --token-file=/proc/sys/kernel/ostype`, "Cannot use a token of 5 characters"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --compare`, "Cannot use --compare with --rendezvous"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --verify`, "Cannot use --verify with --rendezvous"],
+  ["main.ts", `${MEET} --ranks=4 --rank=0 --key=a`, "encrypted links need --rendezvous=wss://HOST:PORT"],
+  ["main.ts", `${MEET_TLS} --ranks=4 --rank=0`, "Cannot use wss:// without --certificate and --key"],
+  ["main.ts", `${MEET_TLS} --ranks=4 --rank=0 --certificate=/x --key=/x`, "Cannot use --certificate=/x"],
+  [
+    "main.ts",
+    `${MEET_TLS} --ranks=4 --rank=0 --certificate=/dev/null --key=/dev/null`,
+    "Cannot use --certificate=/dev/null: it must hold a certificate in PEM",
+  ],
   ["verify_main.ts", "", "name one or more of the golden format"],
   ["verify_main.ts", `${GOLDEN}llama3 --seq=4`, "Cannot use --seq=4: there is no such flag"],
   ["verify_main.ts", `${GOLDEN}llama3 --ranks=x`, "Cannot use --ranks=x"],

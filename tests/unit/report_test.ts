@@ -1,7 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertStringIncludes } from "@std/assert";
 import { MEMORY_TAGS, MODEL_PRESETS, parseTrainConfig, type StepReport } from "@mst/core";
 import type { RunConfig } from "../../packages/bench/config/run_config.ts";
-import type { LaunchedRank } from "../../packages/bench/launcher/launch.ts";
+import type { LaunchedRank } from "../../packages/bench/launcher/rank_protocol.ts";
 import { spreadOf, summarize } from "../../packages/bench/measure/summary.ts";
 import { formatVariants, variantRatios } from "../../packages/bench/report/comparison_report.ts";
 import { Progress } from "../../packages/bench/report/progress.ts";

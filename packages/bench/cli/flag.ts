@@ -79,6 +79,22 @@ export function count<const Word extends string = never>(
   };
 }
 
+/** One whole number, or all from a first to a last, such as `2-3`. */
+export function range({ max, ...text }: FlagText & { max: number }): Flag<readonly number[]> {
+  return {
+    isSwitch: false,
+    values: "N|N-M",
+    wanted: `a whole number from 0 to ${max}, or a range such as 2-3`,
+    ...text,
+    read: (value) => {
+      const [, from, to = from] = value.match(/^(\d{1,9})(?:-(\d{1,9}))?$/) ?? [];
+      const [first, last] = [Number(from), Number(to)];
+      if (!(first <= last && last <= max)) return undefined;
+      return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+    },
+  };
+}
+
 /** A finite number of `min` or more. */
 export function decimal({ min = 0, example, ...text }: FlagText & { min?: number; example: number }): Flag<number> {
   return {

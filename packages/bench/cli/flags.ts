@@ -6,7 +6,7 @@
 
 import { MODEL_PRESETS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
 import { STRATEGY_NAMES } from "../scenario.ts";
-import { bytes, choice, count, decimal, type FlagValues, text, toggle } from "./flag.ts";
+import { bytes, choice, count, decimal, type FlagValues, range, text, toggle } from "./flag.ts";
 
 const chunks = (help: string, otherwise: string) => count({ words: ["auto", "off"], example: 8, help, otherwise });
 
@@ -65,6 +65,32 @@ const RUN_FLAGS = {
   }),
 } as const;
 
+/** Flags of a run whose ranks are started by a command on each host. */
+const HOST_FLAGS = {
+  rendezvous: text({
+    values: "ws://HOST:PORT",
+    wanted: "the address of rank 0, ws://HOST:PORT or wss://HOST:PORT",
+    help: "where rank 0 listens for the commands of other hosts; the secret of the run is in MST_TOKEN",
+  }),
+  rank: range({
+    max: MAX_RANKS - 1,
+    help: "which of --ranks this command starts; every rank is started by one of the commands",
+  }),
+  bind: text({
+    values: "ADDRESS",
+    wanted: "an address of this machine",
+    help: "address to listen at, 0.0.0.0 for all",
+    otherwise: "the one that leads to rank 0",
+  }),
+  "token-file": text({ values: "FILE", wanted: "a file to read", help: "read the secret of the run from a file" }),
+  certificate: text({
+    values: "FILE",
+    wanted: "a certificate in PEM",
+    help: "certificate for wss://, which the ranks show and trust",
+  }),
+  key: text({ values: "FILE", wanted: "a private key in PEM", help: "private key of the certificate" }),
+} as const;
+
 /** Flags that say what becomes of the results, the same for every command. */
 const OUTPUT_FLAGS = {
   json: text({ values: "FILE", wanted: "a file to write", help: "write the report as JSON, too" }),
@@ -116,6 +142,7 @@ export const BENCH_FLAGS = {
   compare: toggle("run as vanilla, with recomputation, and with mini-sequences + recomputation, side by side"),
   verify: toggle("compare loss and gradients with one rank; exit code 1 if they differ by more than rounding"),
   profile: toggle("print the time per kernel and how much of the exchange was hidden"),
+  ...HOST_FLAGS,
   "print-config": toggle("print the whole validated run as JSON and stop"),
   ...OUTPUT_FLAGS,
 } as const;

@@ -5,13 +5,16 @@
  */
 
 import { checkBenchFlags, readBenchInputs, resolveBenchPlan } from "../config/bench_plan.ts";
+import { readHostOptions } from "../config/host_options.ts";
 import type { BenchPlan, RunConfig } from "../config/run_config.ts";
+import { runSettings } from "../config/run_settings.ts";
 import { BENCH_FLAGS } from "../cli/flags.ts";
 import { formatHelp } from "../cli/help.ts";
 import { parseFlags } from "../cli/parse_flags.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import { DRIVER_HINT, type Hardware, probeHardware } from "../hardware/probe.ts";
 import { RankFailedError } from "../launcher/rank_failure.ts";
+import type { HostShare } from "../launcher/rank_protocol.ts";
 import { type RunSummary, summarize } from "../measure/summary.ts";
 import { formatComparisons, formatVariants, type Variant, variantRatios } from "../report/comparison_report.ts";
 import { describeEnvironment } from "../report/environment.ts";
@@ -45,6 +48,8 @@ interface Outcome {
 interface PlanContext {
   readonly run: RunConfig;
   readonly gpus: readonly string[];
+  /** The ranks of this host, where others have ranks, too. */
+  readonly host?: HostShare;
   readonly signal: AbortSignal;
 }
 
@@ -57,6 +62,7 @@ export async function benchCommand(args: readonly string[], signal: AbortSignal)
   }
   if (operands.length > 0) throw new UsageError(`Cannot use ${operands[0]}: flags start with --`);
   const inputs = await readBenchInputs(flags);
+  const hostOptions = await readHostOptions(flags);
   checkBenchFlags(flags, inputs);
   const hardware = flags.device === "reference" ? { gpus: [] } : await probeHardware();
   signal.throwIfAborted();
@@ -67,7 +73,11 @@ export async function benchCommand(args: readonly string[], signal: AbortSignal)
   }
   noteMissingDriver(hardware);
   console.error(describeRun(plan.run));
-  const { text, runs, comparisons } = await carryOut(plan, hardware, signal);
+  const host = hostOptions && {
+    ...hostOptions,
+    meeting: { ...hostOptions.meeting, settings: await runSettings(plan.run, inputs.text) },
+  };
+  const { text, runs, comparisons } = await carryOut(plan, { run: plan.run, gpus: hardware.gpus, host, signal });
   console.log(`\n${text}`);
   if (plan.jsonFile !== undefined) {
     const environment = await describeEnvironment("bench", hardware.gpus);
@@ -90,8 +100,7 @@ export function noteMissingDriver({ problem }: Hardware): void {
   console.error(`${problem}: computing on the reference backend in plain TypeScript; ${DRIVER_HINT}`);
 }
 
-async function carryOut(plan: BenchPlan, { gpus }: Hardware, signal: AbortSignal): Promise<Outcome> {
-  const context = { run: plan.run, gpus, signal };
+async function carryOut(plan: BenchPlan, context: PlanContext): Promise<Outcome> {
   if (plan.mode === "compare") return await compareVariants(context);
   if (plan.mode === "verify") return await verifyAgainstSingle(context);
   const summary = await measure(plan.run.strategy, plan.run, context);
@@ -139,10 +148,10 @@ async function verifyAgainstSingle(context: PlanContext): Promise<Outcome> {
 async function measure(
   name: string,
   run: RunConfig,
-  { gpus, signal }: PlanContext,
+  { gpus, host, signal }: PlanContext,
   captureFolder?: string,
 ): Promise<RunSummary> {
-  return summarize(run, await launchShown(name, { job: { run, captureFolder }, gpus, signal }));
+  return summarize(run, await launchShown(name, { job: { run, captureFolder }, gpus, host, signal }));
 }
 
 function helpText(): string {

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { launch, type LaunchedRank, type LaunchOptions } from "../launcher/launch.ts";
+import { launch, type LaunchOptions } from "../launcher/launch.ts";
+import type { LaunchedRank } from "../launcher/rank_protocol.ts";
 import { Progress, stderrOutput } from "../report/progress.ts";
 
 /**
@@ -13,8 +14,11 @@ import { Progress, stderrOutput } from "../report/progress.ts";
  *
  * @param name what the lines start with
  */
-export async function launchShown(name: string, options: Omit<LaunchOptions, "onEvent">): Promise<LaunchedRank[]> {
-  const progress = new Progress(stderrOutput(), options.job.run, name);
+export async function launchShown(
+  name: string,
+  options: Omit<LaunchOptions, "onEvent">,
+): Promise<readonly LaunchedRank[]> {
+  const progress = new Progress(stderrOutput(), options.job.run, name, options.host?.ranks[0]);
   try {
     return await launch({ ...options, onEvent: (rank, event) => progress.event(rank, event) });
   } finally {

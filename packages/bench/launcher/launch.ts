@@ -4,12 +4,11 @@
  * @module
  */
 
-import type { StepReport } from "@mst/core";
 import { rankEnvironment } from "../hardware/gpu_devices.ts";
 import { allocatorEnvironment } from "./allocator.ts";
 import { describeFailure, type RankRecord } from "./rank_failure.ts";
 import { RankProcess } from "./rank_process.ts";
-import type { RankEvent, RankJob, RankResult } from "./rank_protocol.ts";
+import type { HostShare, LaunchedRank, RankEvent, RankJob } from "./rank_protocol.ts";
 import { watchForStopped } from "./stopped_watch.ts";
 
 /** How long the other ranks are given to say what they saw of a failure; the culprit is then easier to tell. */
@@ -24,28 +23,23 @@ export interface LaunchOptions {
   readonly job: RankJob;
   /** PCI addresses of the GPUs that ranks take turns on. */
   readonly gpus: readonly string[];
+  /** Which ranks to start where other commands start the rest; all of them when left out. */
+  readonly host?: HostShare;
   /** Ends the launch early; its reason is then thrown. */
   readonly signal?: AbortSignal;
   /** Told every event of every rank. */
   readonly onEvent?: (rank: number, event: RankEvent) => void;
 }
 
-/** What one rank did. */
-export interface LaunchedRank {
-  /** Reports of its steps. */
-  readonly steps: readonly StepReport[];
-  /** What it used. */
-  readonly result: RankResult;
-}
-
 /**
- * Runs a job and resolves to what each rank did. When it returns or throws, no process is left.
+ * Runs a job and resolves to what each rank did, those of other hosts included. When it returns or throws, no process is
+ * left.
  *
  * @throws {RankFailedError} when a rank fails, naming it and why; the others are ended
  */
-export async function launch({ job, gpus, signal, onEvent }: LaunchOptions): Promise<LaunchedRank[]> {
-  const token = crypto.randomUUID();
-  const records: RankRecord[] = Array.from({ length: job.run.ranks }, (_, rank) => ({ rank, steps: [] }));
+export async function launch({ job, gpus, host, signal, onEvent }: LaunchOptions): Promise<readonly LaunchedRank[]> {
+  const { ranks, token, meeting } = host ?? ownRanks(job);
+  const records: RankRecord[] = ranks.map((rank) => ({ rank, steps: [] }));
   const processes: RankProcess[] = [];
   const watch = new AbortController();
   const aborted = Promise.withResolvers<void>();
@@ -53,11 +47,11 @@ export async function launch({ job, gpus, signal, onEvent }: LaunchOptions): Pro
   signal?.addEventListener("abort", () => aborted.resolve());
   try {
     signal?.throwIfAborted();
-    for (const record of records) {
+    for (const [index, record] of records.entries()) {
       processes.push(
         new RankProcess({
-          order: { rank: record.rank, token, job },
-          environment: { ...allocatorEnvironment(), ...rankEnvironment(gpus, record.rank) },
+          order: { rank: record.rank, token, job, meeting },
+          environment: { ...allocatorEnvironment(), ...rankEnvironment(gpus, index) },
           onEvent: (event) => {
             noteEvent(record, event, processes);
             if (event.type === "failed") failed.resolve();
@@ -66,20 +60,20 @@ export async function launch({ job, gpus, signal, onEvent }: LaunchOptions): Pro
         }),
       );
     }
-    const ended = Promise.all(processes.map(async (process, rank) => {
-      records[rank].exit = await process.exit;
-      records[rank].endedAtMs = performance.now();
-      if (!records[rank].result) failed.resolve();
+    const ended = Promise.all(processes.map(async (process, index) => {
+      records[index].exit = await process.exit;
+      records[index].endedAtMs = performance.now();
+      if (!records[index].result) failed.resolve();
     }));
     const pids = processes.map(({ pid }) => pid);
     const timeoutMs = job.run.timeoutSeconds * 1000 + PEERS_FIRST_MS;
     const stopped = watchForStopped({ pids, timeoutMs, signal: watch.signal })
-      .then((rank) => {
-        if (rank !== undefined) records[rank].wasStopped = true;
+      .then((index) => {
+        if (index !== undefined) records[index].wasStopped = true;
       });
     await Promise.race([ended, failed.promise, stopped, aborted.promise]);
     signal?.throwIfAborted();
-    if (records.every(({ result, exit }) => result && exit)) return records.map(toLaunchedRank);
+    if (records.every(({ result, exit }) => result && exit)) return records[0].all ?? records.map(toLaunchedRank);
     await Promise.race([ended, delay(GRACE_MS), aborted.promise]);
     signal?.throwIfAborted();
     throw describeFailure(records, processes.map(({ stderrTail }) => stderrTail));
@@ -90,12 +84,18 @@ export async function launch({ job, gpus, signal, onEvent }: LaunchOptions): Pro
   }
 }
 
+function ownRanks({ run }: RankJob): Partial<HostShare> & Pick<HostShare, "ranks" | "token"> {
+  return { ranks: Array.from({ length: run.ranks }, (_, rank) => rank), token: crypto.randomUUID() };
+}
+
 function noteEvent(record: RankRecord, event: RankEvent, processes: readonly RankProcess[]): void {
   if (event.type === "listening") {
     for (const process of processes) if (process.rank > 0) process.tellRendezvous(event.url);
   } else if (event.type === "step") record.steps.push(event.report);
-  else if (event.type === "done") record.result = event.result;
-  else if (event.type === "failed") {
+  else if (event.type === "done") {
+    record.result = event.result;
+    record.all = event.all;
+  } else if (event.type === "failed") {
     record.failure = event.failure;
     record.failedAtMs = performance.now();
   }

@@ -6,7 +6,7 @@
 
 import type { StepReport } from "@mst/core";
 import type { RankExit } from "./rank_process.ts";
-import type { RankFailure, RankResult } from "./rank_protocol.ts";
+import type { LaunchedRank, RankFailure, RankResult } from "./rank_protocol.ts";
 
 /** What is known of a rank. */
 export interface RankRecord {
@@ -16,6 +16,8 @@ export interface RankRecord {
   readonly steps: StepReport[];
   /** What it used, once it is done. */
   result?: RankResult;
+  /** What all ranks did, where other commands have started some of them. */
+  all?: readonly LaunchedRank[];
   /** Why it said that it ends early. */
   failure?: RankFailure;
   /** When it said so. */
@@ -63,7 +65,7 @@ const SELF_EXPLAINING: readonly string[] = [
 /**
  * The failure that explains all others: a rank's own error or death before what its peers saw of it.
  *
- * @param stderrTails last lines of stderr of every rank
+ * @param stderrTails last lines of stderr of every record's rank
  */
 export function describeFailure(
   records: readonly RankRecord[],
@@ -75,7 +77,7 @@ export function describeFailure(
   const died = unfinished.filter(({ failure, exit }) => !failure && exit)
     .map((record) => ({ record, atMs: record.endedAtMs! }));
   const [culprit] = [...own, ...died].sort((a, b) => a.atMs - b.atMs);
-  if (culprit) return describeOwn(culprit.record, stderrTails[culprit.record.rank]);
+  if (culprit) return describeOwn(culprit.record, stderrTails[records.indexOf(culprit.record)]);
 
   const [seen] = unfinished.filter(({ failure }) => failure?.peer).sort((a, b) => a.failedAtMs! - b.failedAtMs!);
   const sight = seen && `${seen.failure!.message} (as rank ${seen.rank} saw it)`;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { BytesByTag, KernelTime, PeakMemory, PeerErrorKind, StepReport } from "@mst/core";
+import type { BytesByTag, KernelTime, PeakMemory, PeerErrorKind, StepReport, TlsIdentity } from "@mst/core";
 import type { RunConfig } from "../config/run_config.ts";
 
 /** What the ranks of one launch do. */
@@ -17,6 +17,28 @@ export interface RankJob {
   readonly captureFolder?: string;
 }
 
+/** How the ranks that one command starts meet those of the commands on other hosts. */
+export interface HostMeeting {
+  /** Address of rank 0, with its port. */
+  readonly rendezvous: string;
+  /** Address of this machine to listen at; the one that leads to rank 0 when left out. */
+  readonly bind?: string;
+  /** Certificate of a rendezvous by wss. */
+  readonly tls?: TlsIdentity;
+  /** What the commands have to agree on. */
+  readonly settings: Readonly<Record<string, string>>;
+}
+
+/** The ranks that this command starts of a run over several hosts. */
+export interface HostShare {
+  /** Their numbers, ascending. */
+  readonly ranks: readonly number[];
+  /** Secret of the run, the same for all commands. */
+  readonly token: string;
+  /** How they meet the others. */
+  readonly meeting: HostMeeting;
+}
+
 /** First line to a rank. */
 export interface RankOrder {
   /** Number of the rank. */
@@ -25,9 +47,11 @@ export interface RankOrder {
   readonly token: string;
   /** What to do. */
   readonly job: RankJob;
+  /** How to meet the others, where other commands start some of them. */
+  readonly meeting?: HostMeeting;
 }
 
-/** Second line to a rank above 0. */
+/** Second line to a rank above 0, unless its order says how to meet the others. */
 export interface RendezvousOrder {
   /** Where rank 0 listens. */
   readonly rendezvous: string;
@@ -55,6 +79,14 @@ export interface RankResult {
   readonly profile: readonly KernelTime[];
 }
 
+/** What one rank did. */
+export interface LaunchedRank {
+  /** Reports of its steps. */
+  readonly steps: readonly StepReport[];
+  /** What it used. */
+  readonly result: RankResult;
+}
+
 /** Why a rank ends early. */
 export interface RankFailure {
   /** Class of the error. */
@@ -73,6 +105,14 @@ export interface ListeningEvent {
   readonly type: "listening";
   /** Its address. */
   readonly url: string;
+}
+
+/** A rank waits for ranks that other commands start. */
+export interface WaitingEvent {
+  /** Which event it is. */
+  readonly type: "waiting";
+  /** What it waits for, for a person to read. */
+  readonly what: string;
 }
 
 /** A rank has opened its device. */
@@ -101,6 +141,8 @@ export interface DoneEvent {
   readonly type: "done";
   /** What it used. */
   readonly result: RankResult;
+  /** What all ranks did, by rank, where other commands have started some of them. */
+  readonly all?: readonly LaunchedRank[];
 }
 
 /** A rank ends early. */
@@ -112,7 +154,7 @@ export interface FailedEvent {
 }
 
 /** What a rank tells the launcher. */
-export type RankEvent = ListeningEvent | ReadyEvent | StepEvent | DoneEvent | FailedEvent;
+export type RankEvent = ListeningEvent | WaitingEvent | ReadyEvent | StepEvent | DoneEvent | FailedEvent;
 
 /** The event in a line of a rank's stdout; undefined for anything else, such as what a driver prints. */
 export function parseRankEvent(line: string): RankEvent | undefined {

@@ -8,7 +8,7 @@ const TICK_MS = 500;
 
 /** Options of {@linkcode watchForStopped}. */
 export interface StoppedWatchOptions {
-  /** Numbers of the processes, by rank. */
+  /** Numbers of the processes. */
   readonly pids: readonly number[];
   /** How long a process may be stopped, in milliseconds. */
   readonly timeoutMs: number;
@@ -17,7 +17,7 @@ export interface StoppedWatchOptions {
 }
 
 /**
- * Resolves to the first rank whose process has been stopped for the timeout; to undefined when the watch ends before.
+ * Resolves to the index of the first process that has been stopped for the timeout; to undefined when the watch ends before.
  * Time is counted in ticks, so that ranks that were stopped together with the launcher (Ctrl-Z) are not blamed. Sees
  * processes on Linux only.
  */
@@ -25,9 +25,9 @@ export async function watchForStopped({ pids, timeoutMs, signal }: StoppedWatchO
   const stoppedMs = pids.map(() => 0);
   while (!signal.aborted) {
     await tick(signal);
-    for (const [rank, pid] of pids.entries()) {
-      stoppedMs[rank] = await isStopped(pid) ? stoppedMs[rank] + TICK_MS : 0;
-      if (stoppedMs[rank] >= timeoutMs) return rank;
+    for (const [index, pid] of pids.entries()) {
+      stoppedMs[index] = await isStopped(pid) ? stoppedMs[index] + TICK_MS : 0;
+      if (stoppedMs[index] >= timeoutMs) return index;
     }
   }
   return undefined;

@@ -6,8 +6,7 @@
 
 import type { KernelTime, StepReport } from "@mst/core";
 import { type RunConfig, stepTokens } from "../config/run_config.ts";
-import type { LaunchedRank } from "../launcher/launch.ts";
-import type { RankResult } from "../launcher/rank_protocol.ts";
+import type { LaunchedRank, RankResult } from "../launcher/rank_protocol.ts";
 
 /** Middle and ends of some numbers. */
 export interface Spread {

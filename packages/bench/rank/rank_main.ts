@@ -4,11 +4,12 @@
  * @module
  */
 
-import { type Backend, connectProcessGroup, createReferenceBackend, createWebGpuBackend } from "@mst/core";
-import type { RankEvent, RankOrder, RendezvousOrder } from "../launcher/rank_protocol.ts";
+import { type Backend, createReferenceBackend, createWebGpuBackend, type StepReport } from "@mst/core";
+import type { RankEvent, RankOrder } from "../launcher/rank_protocol.ts";
 import type { RunConfig } from "../config/run_config.ts";
 import { strategyEntry } from "../scenario.ts";
 import { toRankFailure } from "./failure.ts";
+import { gatherReports, meetRanks } from "./meet.ts";
 import { readOrders } from "./orders.ts";
 import { runJob } from "./run_job.ts";
 
@@ -28,22 +29,22 @@ async function main(): Promise<never> {
 }
 
 /** Opens the device, meets the other ranks and does the job. */
-async function runRank({ rank, token, job }: RankOrder, nextOrder: () => Promise<unknown>): Promise<void> {
+async function runRank(order: RankOrder, nextOrder: () => Promise<unknown>): Promise<void> {
+  const { job, meeting } = order;
   const { run } = job;
   await using backend = await openBackend(run);
   emit({ type: "ready", deviceName: backend.deviceName, isSoftware: backend.isSoftware });
-  const group = await connectProcessGroup({
-    rank,
-    size: run.ranks,
-    token,
-    timeoutMs: run.timeoutSeconds * 1000,
-    rendezvous: rank === 0 ? undefined : (await nextOrder() as RendezvousOrder).rendezvous,
-    onListening: (url) => emit({ type: "listening", url }),
-  });
+  const group = await meetRanks({ order, nextOrder, emit });
+  const steps: StepReport[] = [];
+  const note = (event: RankEvent) => {
+    if (event.type === "step") steps.push(event.report);
+    emit(event);
+  };
   try {
     const { placement, mesh } = run;
     const strategy = strategyEntry(run.strategy).create({ backend, group, placement, mesh });
-    emit({ type: "done", result: await runJob({ job, backend, strategy, emit }) });
+    const result = await runJob({ job, backend, strategy, emit: note });
+    emit({ type: "done", result, all: meeting && await gatherReports(group, { steps, result }) });
   } catch (error) {
     // First of all, since leaving a group that has failed takes its time.
     reportFailure(error);

@@ -38,19 +38,25 @@ export class Progress {
   readonly #output: ProgressOutput;
   readonly #run: RunConfig;
   readonly #name: string;
+  readonly #speaker: number;
   readonly #stepMs: number[] = [];
   #isShowing = false;
 
-  /** @param name what the line starts with */
-  constructor(output: ProgressOutput, run: RunConfig, name: string) {
+  /**
+   * @param name what the line starts with
+   * @param speaker the rank that speaks for all
+   */
+  constructor(output: ProgressOutput, run: RunConfig, name: string, speaker = 0) {
     this.#output = output;
     this.#run = run;
     this.#name = name;
+    this.#speaker = speaker;
   }
 
-  /** Takes note of an event of a rank; rank 0 speaks for all. */
+  /** Takes note of an event of a rank. */
   event(rank: number, event: RankEvent): void {
-    if (rank !== 0) return;
+    if (rank !== this.#speaker) return;
+    if (event.type === "waiting") this.#show(`${this.#name}: waiting for ${event.what}`);
     if (event.type === "ready") this.#show(`${this.#name}: ${event.deviceName}, setting up`);
     if (event.type === "step") this.#show(this.#describe(event.report, event.peakBytes));
   }
