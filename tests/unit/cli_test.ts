@@ -47,7 +47,7 @@ Deno.test("-h asks for help, too", () => {
 
 Deno.test("an unknown flag is refused with the nearest one", () => {
   assertThrows(() => parse("--stratgey=ring"), UsageError, "did you mean --strategy?");
-  assertThrows(() => parse("--rank=2"), UsageError, "did you mean --ranks?");
+  assertThrows(() => parse("--rnks=2"), UsageError, "did you mean --ranks?");
   assertThrows(() => parse("--minisequence=4"), UsageError, "did you mean --mini-sequence?");
   assertThrows(() => parse("--kv_heads=2"), UsageError, "did you mean --kv-heads?");
   const error = assertThrows(() => parse("--quantize=8"), UsageError, "Cannot use --quantize=8: there is no such flag");

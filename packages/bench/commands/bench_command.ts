@@ -164,6 +164,7 @@ function helpText(): string {
       ["deno task bench --strategy=single --compare --json=compare.json", "what mini-sequences save, on one rank"],
       ["deno task bench --strategy=ring --ranks=3 --verify", "check that three ranks compute what one does"],
       ["deno task bench --model=path/to/llama --data=book.txt --seq=4096", "your own model and text"],
+      ["deno task bench --rendezvous=ws://10.0.0.1:29500 --ranks=4 --rank=0-1", "this host's part of four ranks"],
       ["deno task bench --dim=256 --layers=8 --heads=8 --profile", "a shape of your own, with time per kernel"],
     ],
     exitCodes: EXIT_CODES_TEXT,
