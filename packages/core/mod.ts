@@ -39,6 +39,7 @@ export {
 export { miniSequence, type MiniSequenceOptions } from "./mini_sequence/mini_sequence.ts";
 export { type AttentionLayerOptions, createAttentionLayer } from "./model/attention.ts";
 export { attentionShape, createDecoder, type Decoder, type DecoderOptions } from "./model/decoder.ts";
+export { addEmbeddingGradient, type LayoutStrategy, splitWeights, weightLayout } from "./model/whole_weights.ts";
 export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_block.ts";
 export { createMlpLayer } from "./model/mlp.ts";
 export * from "./model/parameters.ts";
@@ -46,6 +47,7 @@ export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";
+export { exchangeParts } from "./strategy/exchange_parts.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
 export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
@@ -64,6 +66,7 @@ export type {
   SplitBatch,
   SplitComputation,
   TensorParallel,
+  WeightLayout,
   WeightPart,
 } from "./strategy/tensor_parallel.ts";
 export { UnsupportedTopologyError } from "./strategy/unsupported.ts";

@@ -10,6 +10,7 @@
 import {
   type Backend,
   type ExchangeClock,
+  exchangeParts,
   type ProcessGroup,
   Scope,
   type Shape,
@@ -94,7 +95,7 @@ export function createHeadExchange(
     others.forEach((part) => part.free());
     const values = await reading;
     const messages = parts.map((part) => part === ownPart ? new Uint8Array(0) : bytesOf(values.shift()!));
-    const received = await clock.exchange(() => exchangeAll(messages));
+    const received = await clock.exchange(() => exchangeParts(group, messages));
 
     const results = shapes.map((shape) => scope.own(backend.empty(shape, "activations")));
     for (const from of ranks) {
@@ -102,18 +103,6 @@ export function createHeadExchange(
       eachBlock(part, rows(from), columns, (block, i) => place(block, from, results[i], columns[i]));
     }
     return results.map((result) => scope.release(result));
-  }
-
-  /**
-   * An all-to-all that resolves once every rank has its parts. The next read of the device stops the event loop of Deno,
-   * and with it what this rank still has to send: without the barrier, ranks that wait for it would compute only after
-   * it; without a turn of the loop, the last message of the barrier would be held back itself.
-   */
-  async function exchangeAll(messages: readonly Uint8Array[]): Promise<Uint8Array<ArrayBuffer>[]> {
-    const received = await group.allToAll(messages);
-    await group.barrier();
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    return received;
   }
 
   function upload(bytes: Uint8Array<ArrayBuffer>, elements: number): Tensor {

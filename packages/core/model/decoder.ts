@@ -18,7 +18,7 @@ import { createDecoderBlock } from "./decoder_block.ts";
 import type { DecoderParameters } from "./parameters.ts";
 import { rotaryTable } from "./rope_table.ts";
 import type { TokenBatch } from "./token_batch.ts";
-import { wholeWeights } from "./whole_weights.ts";
+import { splitWeights } from "./whole_weights.ts";
 
 /** What a decoder is made of. */
 export interface DecoderOptions {
@@ -59,8 +59,8 @@ export function createDecoder(
 ): Decoder {
   const partition = strategy.partition(seqTokens);
   const { positions } = partition;
-  const tensorParallel = strategy.tensorParallel ?? wholeWeights(backend, strategy);
-  const ropeValues = rotaryTable(model, positionsOf(positions, tensorParallel.members));
+  const split = splitWeights(backend, model, strategy);
+  const ropeValues = rotaryTable(model, positionsOf(positions, split.members));
   const headWeights: LmHeadWeights = {
     norm: parameters.finalNorm,
     head: parameters.head,
@@ -74,7 +74,7 @@ export function createDecoder(
     const ropeTable = scope.own(
       tensorFrom(backend, ropeValues, [ropeValues.length / model.headDim, model.headDim], "activations"),
     );
-    const { heads, kvHeads } = tensorParallel.heads(model);
+    const { heads, kvHeads } = split;
     const { normEpsilon } = model;
     return parameters.blocks.map((weights) =>
       createDecoderBlock(backend, weights, { core, region, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy })
@@ -83,7 +83,7 @@ export function createDecoder(
 
   async function lossAndGradients({ batch, inputs, labels }: TokenBatch, scale: number): Promise<Tensor> {
     using scope = new Scope();
-    const computation = tensorParallel.computation({ batch, positions });
+    const computation = split.computation({ batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
     let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
     const saved: Saved[] = [];
@@ -107,7 +107,7 @@ export function createDecoder(
 
   async function logits({ batch, inputs }: TokenBatch): Promise<Float32Array> {
     using scope = new Scope();
-    const computation = tensorParallel.computation({ batch, positions });
+    const computation = split.computation({ batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
     let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
     for (const block of blocks) {

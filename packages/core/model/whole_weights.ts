@@ -6,24 +6,40 @@
 
 import { type Backend, tensorFrom } from "../backend/backend.ts";
 import { groupById } from "../backend/ops.ts";
+import type { ModelConfig } from "../config/model_config.ts";
 import { WHOLE_REGION } from "../layer/region.ts";
 import { lmHeadLogits, lmHeadLoss, type LmHeadLossOptions, type LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
-import type { SplitBatch, SplitComputation, TensorParallel } from "../strategy/tensor_parallel.ts";
+import type { SplitBatch, SplitComputation, TensorParallel, WeightLayout } from "../strategy/tensor_parallel.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { localRows } from "./token_batch.ts";
 
-/** Every rank holds all weights and computes with its own rows alone. */
-export function wholeWeights(backend: Backend, strategy: SequenceStrategy): TensorParallel {
-  const { rank, ranks } = strategy;
+/** The part of a strategy that says where weights are. */
+export type LayoutStrategy = Pick<SequenceStrategy, "rank" | "ranks" | "tensorParallel">;
+
+/** How a strategy splits the weights of a model; every rank holds all of them unless it says otherwise. */
+export function weightLayout(model: ModelConfig, strategy: LayoutStrategy): WeightLayout {
+  return strategy.tensorParallel?.(model) ?? wholeLayout(model, strategy);
+}
+
+/** How ranks compute with the weights of a model; every rank by itself unless the strategy says otherwise. */
+export function splitWeights(backend: Backend, model: ModelConfig, strategy: SequenceStrategy): TensorParallel {
+  return strategy.tensorParallel?.(model) ?? {
+    ...wholeLayout(model, strategy),
+    computation: (batch) => createWholeComputation(backend, batch, strategy.rank),
+    sumOver: (_ranks, tensors) => strategy.reduceGradients(tensors),
+    gatherValues: (values) => Promise.resolve([values]),
+  };
+}
+
+function wholeLayout({ heads, kvHeads }: ModelConfig, { rank, ranks }: LayoutStrategy): WeightLayout {
   const sharers = Array.from({ length: ranks }, (_, r) => r);
   return {
     members: [rank],
-    heads: (all) => all,
+    heads,
+    kvHeads,
     placement: () => ({ sharers }),
-    computation: (batch) => createWholeComputation(backend, batch, rank),
-    reduceGradients: (parameters) => strategy.reduceGradients(parameters.flatMap(({ gradient }) => gradient ?? [])),
-    gatherParts: (values) => Promise.resolve(sharers.map(() => values)),
+    slices: ({ batch, positions }) => WHOLE_REGION.slices(batch * positions[rank].length),
   };
 }
 

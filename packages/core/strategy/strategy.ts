@@ -5,6 +5,7 @@
  */
 
 import type { AttentionShape } from "../backend/ops.ts";
+import type { ModelConfig } from "../config/model_config.ts";
 import type { Saved } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { TensorParallel } from "./tensor_parallel.ts";
@@ -65,8 +66,12 @@ export interface SequenceStrategy {
   partition(seqTokens: number): TokenPartition;
   /** Attention over the whole sequence for one micro-batch; disposed of by the caller. */
   attention(shape: AttentionShape, partition: TokenPartition): AttentionCore;
-  /** How the weights are split over ranks; left out where every rank computes with whole weights. */
-  readonly tensorParallel?: TensorParallel;
+  /**
+   * How the weights of a model are split over ranks; left out where every rank computes with whole weights.
+   *
+   * @throws {UnsupportedTopologyError} when they cannot be split
+   */
+  readonly tensorParallel?: (model: ModelConfig) => TensorParallel;
   /** Closed-form device bytes of {@linkcode SequenceStrategy.attention}, for the memory estimate. */
   attentionMemory(shape: AttentionShape, partition: TokenPartition): AttentionMemory;
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */

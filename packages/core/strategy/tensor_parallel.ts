@@ -4,8 +4,7 @@
  * @module
  */
 
-import type { Parameter } from "../layer/parameter.ts";
-import type { Region } from "../layer/region.ts";
+import type { Region, RowSlice } from "../layer/region.ts";
 import type { LmHeadLossOptions, LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
 import type { Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -66,20 +65,29 @@ export interface SplitComputation {
   headLogits(x: Tensor, weights: LmHeadWeights, chunks: number): Promise<Float32Array>;
 }
 
-/** How weights are split over ranks, and how ranks compute with them. Layers never ask. */
-export interface TensorParallel {
+/** How the weights of a model are split over ranks. */
+export interface WeightLayout {
   /** Ranks whose rows are gathered around projections, ascending, this one among them. */
   readonly members: readonly number[];
-  /** Heads of attention of this rank. */
-  heads(
-    all: { readonly heads: number; readonly kvHeads: number },
-  ): { readonly heads: number; readonly kvHeads: number };
+  /** Query heads of this rank's weights. */
+  readonly heads: number;
+  /** Key and value heads of this rank's weights. */
+  readonly kvHeads: number;
   /** The part of a weight that a rank holds, this one unless told otherwise. */
   placement(weight: NamedShape, rank?: number): Placement;
+  /** How the rows of a micro-batch are cut around attention; see `Region.slices`. */
+  slices(batch: SplitBatch): readonly RowSlice[];
+}
+
+/** A model whose weights are split over ranks, and how ranks compute with them. Layers never ask. */
+export interface TensorParallel extends WeightLayout {
   /** How a micro-batch is computed. */
   computation(batch: SplitBatch): SplitComputation;
-  /** Sums gradients over the ranks that hold the same part; the result is the same to the bit on all of these. */
-  reduceGradients(parameters: readonly Parameter[]): Promise<void>;
-  /** Values of a weight's parts on every rank, in rank order, from this rank's. */
-  gatherParts(values: Float32Array): Promise<Float32Array[]>;
+  /**
+   * Replaces tensors by their sum over some ranks, this one among them, all of which call it; the result is the same to
+   * the bit on all of them.
+   */
+  sumOver(ranks: readonly number[], tensors: readonly Tensor[]): Promise<void>;
+  /** Values of every rank, in rank order. */
+  gatherValues(values: Float32Array): Promise<Float32Array[]>;
 }
