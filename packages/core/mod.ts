@@ -41,12 +41,14 @@ export { type AttentionLayerOptions, createAttentionLayer } from "./model/attent
 export { attentionShape, createDecoder, type Decoder, type DecoderOptions } from "./model/decoder.ts";
 export { addEmbeddingGradient, type LayoutStrategy, splitWeights, weightLayout } from "./model/whole_weights.ts";
 export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_block.ts";
+export { batchFromDocuments, documentCount, type PackedSequence } from "./model/documents.ts";
 export { createMlpLayer } from "./model/mlp.ts";
 export * from "./model/parameters.ts";
 export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";
+export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { exchangeParts } from "./strategy/exchange_parts.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
@@ -56,6 +58,7 @@ export { createSingleStrategy } from "./strategy/single.ts";
 export type {
   AttentionCore,
   AttentionMemory,
+  AttentionMemoryOptions,
   ExchangeReport,
   SequenceStrategy,
   TokenPartition,

@@ -19,6 +19,7 @@ import {
   type Tensor,
   tensorFrom,
   type TokenPartition,
+  uploadPositions,
   zeros,
 } from "@mst/core";
 import { createBlockExchange, type HostBlock } from "./block_exchange.ts";
@@ -35,6 +36,8 @@ export interface RingAttentionOptions {
   readonly shape: AttentionShape;
   /** Positions of every rank. */
   readonly partition: TokenPartition;
+  /** `TokenBatch.documentStarts` of all ranks' rows; travelling keys need nothing of it. */
+  readonly documentStarts?: Uint32Array;
 }
 
 /** A block of k and v on the device with the positions of its keys. */
@@ -51,17 +54,13 @@ interface SavedRing extends Saved {
 
 /** Attention of this rank's queries over the keys of all ranks, for one micro-batch. */
 export function createRingAttention(
-  { backend, group, clock, shape, partition }: RingAttentionOptions,
+  { backend, group, clock, shape, partition, documentStarts }: RingAttentionOptions,
 ): AttentionCore {
   const { ops } = backend;
   const { rank, size } = group;
   const exchange = createBlockExchange(group, clock);
-  const localPositions = tensorFrom(
-    backend,
-    partition.positions[rank],
-    [partition.positions[rank].length],
-    "activations",
-  );
+  const local = uploadPositions(backend, partition.positions[rank], shape.batch, documentStarts);
+  const { queryPositions } = local;
 
   function owner(round: number): number {
     return (rank - round + size) % size;
@@ -109,8 +108,8 @@ export function createRingAttention(
       const out = backend.empty(q.shape, "activations");
       const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
       const ownOnHost = exchange.read(backend, [k, v]);
-      await eachRound("forward", { k, v, positions: localPositions }, ownOnHost, (block, round) => {
-        const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
+      await eachRound("forward", { k, v, positions: local.keyPositions }, ownOnHost, (block, round) => {
+        const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
         ops.attention(inputs, out, logSumExp, shape, { resume: round > 0 });
       });
       const saved: SavedRing = { ...savedTensors({ q, k, v, out, logSumExp }), ownOnHost };
@@ -127,10 +126,10 @@ export function createRingAttention(
       let part: [Tensor, Tensor]; // dk and dv of the round under way
       const travelling: Promise<void>[] = [];
       const { ownOnHost } = saved as SavedRing;
-      await eachRound("backward", { k, v, positions: localPositions }, ownOnHost, (block) => {
+      await eachRound("backward", { k, v, positions: local.keyPositions }, ownOnHost, (block) => {
         part = [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")];
         const [dk, dv] = part;
-        const inputs = { q, k: block.k, v: block.v, queryPositions: localPositions, keyPositions: block.positions };
+        const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
         ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
       }, (nextRound) => {
         travelling.push(exchange.addAndPass("backward dk, dv", nextRound - 1, exchange.read(backend, part)));
@@ -149,7 +148,7 @@ export function createRingAttention(
     },
 
     [Symbol.dispose](): void {
-      localPositions.free();
+      local[Symbol.dispose]();
     },
   };
 }

@@ -7,6 +7,7 @@
 import {
   attentionBytes,
   type AttentionMemory,
+  type AttentionMemoryOptions,
   type AttentionShape,
   type Backend,
   contiguousPartition,
@@ -15,6 +16,7 @@ import {
   ELEMENT_BYTES,
   ExchangeClock,
   localAttentionMemory,
+  positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
   type TokenPartition,
@@ -45,12 +47,14 @@ export function createRingStrategy({ backend, group, placement = "zigzag" }: Rin
     ...createReplicatedWeights(backend, group, clock),
     name: "ring",
     partition: (seqTokens) => split(seqTokens, group.size),
-    attention: (shape, partition) =>
+    attention: (shape, partition, documentStarts) =>
       group.size === 1
-        ? createLocalAttention(backend, shape, partition)
-        : createRingAttention({ backend, group, clock, shape, partition }),
-    attentionMemory: (shape, partition) =>
-      group.size === 1 ? localAttentionMemory(shape, partition) : ringAttentionMemory(shape, partition, group.rank),
+        ? createLocalAttention(backend, shape, partition, documentStarts)
+        : createRingAttention({ backend, group, clock, shape, partition, documentStarts }),
+    attentionMemory: (shape, partition, options) =>
+      group.size === 1
+        ? localAttentionMemory(shape, partition, options)
+        : ringAttentionMemory(shape, partition, group.rank, options),
   };
 }
 
@@ -59,6 +63,7 @@ export function ringAttentionMemory(
   shape: AttentionShape,
   { positions }: TokenPartition,
   rank: number,
+  { packed = false }: AttentionMemoryOptions = {},
 ): AttentionMemory {
   const { batch, heads, kvHeads, headDim } = shape;
   const ranks = positions.length;
@@ -76,7 +81,7 @@ export function ringAttentionMemory(
   );
   const queryBytes = rows * (2 * heads * headDim + heads) * ELEMENT_BYTES; // dOut, dq, delta
   return {
-    heldBytes: positions[rank].length * ELEMENT_BYTES,
+    heldBytes: positionBytes(positions[rank].length, batch, packed),
     savedBytes,
     forwardBytes: savedBytes + largestBlockBytes,
     backwardBytes: savedBytes + queryBytes + Math.max(...pairs),

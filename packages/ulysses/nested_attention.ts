@@ -8,6 +8,7 @@
 import {
   type AttentionCore,
   type AttentionMemory,
+  type AttentionMemoryOptions,
   type AttentionShape,
   contiguousPartition,
   ELEMENT_BYTES,
@@ -27,6 +28,8 @@ export interface NestedAttentionOptions extends Omit<HeadExchangeOptions, "batch
   readonly seqTokens: number;
   /** Attends to head shards over the other axis. */
   readonly inner: SequenceStrategy;
+  /** `TokenBatch.documentStarts` of all ranks' rows. */
+  readonly documentStarts?: Uint32Array;
 }
 
 /** Every part of `inner` split into one block for each of `ranks` ranks, neighbours having the same part. */
@@ -44,13 +47,13 @@ export function nestedPartition(inner: SequenceStrategy, seqTokens: number, rank
  * @throws {UnsupportedTopologyError} when the heads cannot be spread over the ranks
  */
 export function createNestedAttention(
-  { shape, seqTokens, inner, ...options }: NestedAttentionOptions,
+  { shape, seqTokens, inner, documentStarts, ...options }: NestedAttentionOptions,
 ): AttentionCore {
   const { local, qkv, out: outColumns } = headLayout(shape, options.group.size);
   const whole = inner.partition(seqTokens);
   const partition = contiguousPartition(whole.positions[inner.rank].length, options.group.size);
   const exchange = createHeadExchange({ ...options, batch: shape.batch, partition });
-  const core = inner.attention(local, whole);
+  const core = inner.attention(local, whole, documentStarts);
 
   return {
     async forward(localQ: Tensor, localK: Tensor, localV: Tensor): Promise<{ out: Tensor; saved: Saved }> {
@@ -77,6 +80,7 @@ export function createNestedAttention(
 export function nestedAttentionMemory(
   shape: AttentionShape,
   { seqTokens, inner, rank, ranks }: { seqTokens: number; inner: SequenceStrategy; rank: number; ranks: number },
+  options?: AttentionMemoryOptions,
 ): AttentionMemory {
   const { local, qkv, out } = headLayout(shape, ranks);
   const whole = inner.partition(seqTokens);
@@ -98,7 +102,7 @@ export function nestedAttentionMemory(
     return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own)) * ELEMENT_BYTES;
   };
 
-  const memory = inner.attentionMemory(local, whole);
+  const memory = inner.attentionMemory(local, whole, options);
   // The output goes back while inner keeps it, so that packing adds the parts alone.
   const returned = Math.max(allRows * out.own, rows * (out.all + 2 * out.own)) * ELEMENT_BYTES;
   return {

@@ -13,7 +13,7 @@ import {
   type Saved,
   savedTensors,
   type Tensor,
-  tensorFrom,
+  uploadPositions,
   zeros,
 } from "@mst/core";
 import { createHeadExchange, type HeadExchangeOptions } from "./head_exchange.ts";
@@ -23,6 +23,8 @@ import { headLayout } from "./head_layout.ts";
 export interface UlyssesAttentionOptions extends Omit<HeadExchangeOptions, "batch"> {
   /** Dims of attention over all heads. */
   readonly shape: AttentionShape;
+  /** `TokenBatch.documentStarts` of all ranks' rows. */
+  readonly documentStarts?: Uint32Array;
 }
 
 /**
@@ -31,24 +33,17 @@ export interface UlyssesAttentionOptions extends Omit<HeadExchangeOptions, "batc
  *
  * @throws {UnsupportedTopologyError} when the heads cannot be spread over the ranks
  */
-export function createUlyssesAttention({ shape, ...options }: UlyssesAttentionOptions): AttentionCore {
+export function createUlyssesAttention(
+  { shape, documentStarts, ...options }: UlyssesAttentionOptions,
+): AttentionCore {
   const { backend, group, partition: { seqTokens } } = options;
   const { ops } = backend;
   const { local, qkv, out: outColumns, perHead } = headLayout(shape, group.size);
   const exchange = createHeadExchange({ ...options, batch: shape.batch });
-  const positions = tensorFrom(
-    backend,
-    Uint32Array.from({ length: seqTokens }, (_, i) => i),
-    [seqTokens],
-    "activations",
-  );
-  const inputs = (q: Tensor, k: Tensor, v: Tensor) => ({
-    q,
-    k,
-    v,
-    queryPositions: positions,
-    keyPositions: positions,
-  });
+  const all = Uint32Array.from({ length: seqTokens }, (_, i) => i);
+  const positions = uploadPositions(backend, all, shape.batch, documentStarts);
+  const { queryPositions, keyPositions } = positions;
+  const inputs = (q: Tensor, k: Tensor, v: Tensor) => ({ q, k, v, queryPositions, keyPositions });
 
   return {
     async forward(localQ: Tensor, localK: Tensor, localV: Tensor): Promise<{ out: Tensor; saved: Saved }> {
@@ -77,7 +72,7 @@ export function createUlyssesAttention({ shape, ...options }: UlyssesAttentionOp
     },
 
     [Symbol.dispose](): void {
-      positions.free();
+      positions[Symbol.dispose]();
     },
   };
 }

@@ -6,6 +6,7 @@
 
 import {
   type AttentionMemory,
+  type AttentionMemoryOptions,
   type AttentionShape,
   type Backend,
   contiguousPartition,
@@ -14,6 +15,7 @@ import {
   ELEMENT_BYTES,
   ExchangeClock,
   localAttentionMemory,
+  positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
   subgroup,
@@ -65,14 +67,14 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
     ...weights,
     name: "usp",
     partition: (seqTokens) => nestedPartition(inner, seqTokens, ranks),
-    attention: (shape, { seqTokens }) =>
+    attention: (shape, { seqTokens }, documentStarts) =>
       ranks === 1
-        ? inner.attention(shape, inner.partition(seqTokens))
-        : createNestedAttention({ backend, group: trading, clock, shape, seqTokens, inner }),
-    attentionMemory: (shape, { seqTokens }) =>
+        ? inner.attention(shape, inner.partition(seqTokens), documentStarts)
+        : createNestedAttention({ backend, group: trading, clock, shape, seqTokens, inner, documentStarts }),
+    attentionMemory: (shape, { seqTokens }, options) =>
       ranks === 1
-        ? inner.attentionMemory(shape, inner.partition(seqTokens))
-        : nestedAttentionMemory(shape, { seqTokens, inner, rank: trading.rank, ranks }),
+        ? inner.attentionMemory(shape, inner.partition(seqTokens), options)
+        : nestedAttentionMemory(shape, { seqTokens, inner, rank: trading.rank, ranks }, options),
     takeExchange() {
       const { communicationMs, bytesSent } = weights.takeExchange(); // bytes of all groups
       return { communicationMs: communicationMs + inner.takeExchange().communicationMs, bytesSent };
@@ -88,12 +90,14 @@ function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStra
     ...createReplicatedWeights(backend, group, clock),
     name: "ulysses",
     partition: (seqTokens) => contiguousPartition(seqTokens, group.size),
-    attention: (shape, partition) =>
+    attention: (shape, partition, documentStarts) =>
       isAlone
-        ? createLocalAttention(backend, shape, partition)
-        : createUlyssesAttention({ backend, group, clock, shape, partition }),
-    attentionMemory: (shape, partition) =>
-      isAlone ? localAttentionMemory(shape, partition) : ulyssesAttentionMemory(shape, partition, group.rank),
+        ? createLocalAttention(backend, shape, partition, documentStarts)
+        : createUlyssesAttention({ backend, group, clock, shape, partition, documentStarts }),
+    attentionMemory: (shape, partition, options) =>
+      isAlone
+        ? localAttentionMemory(shape, partition, options)
+        : ulyssesAttentionMemory(shape, partition, group.rank, options),
   };
 }
 
@@ -102,6 +106,7 @@ export function ulyssesAttentionMemory(
   shape: AttentionShape,
   { seqTokens, positions }: TokenPartition,
   rank: number,
+  { packed = false }: AttentionMemoryOptions = {},
 ): AttentionMemory {
   const { local, qkv, out, perHead } = headLayout(shape, positions.length);
   const allRows = shape.batch * seqTokens;
@@ -130,7 +135,7 @@ export function ulyssesAttentionMemory(
     toSequence(qkv),
   );
   return {
-    heldBytes: seqTokens * ELEMENT_BYTES,
+    heldBytes: positionBytes(seqTokens, shape.batch, packed),
     savedBytes: (kept + rows * out.all) * ELEMENT_BYTES,
     forwardBytes: forward * ELEMENT_BYTES,
     backwardBytes: backward * ELEMENT_BYTES,

@@ -5,6 +5,7 @@
  */
 
 import { IGNORED_LABEL, type ModelConfig, parseModelConfig, type TokenBatch } from "@mst/core";
+import { documentStarts, randomLengths } from "./documents.ts";
 import { Random } from "./random.ts";
 
 /** A model small enough for the reference backend; any value can be replaced. */
@@ -24,15 +25,25 @@ export function tinyModel(values: Partial<ModelConfig> = {}): ModelConfig {
   });
 }
 
-/** Random tokens and labels; a share of the labels is ignored. */
+/**
+ * Random tokens and labels; a share of the labels is ignored. With `longestDocument`, sequences consist of documents of
+ * up to so many tokens.
+ */
 export function randomBatch(
   model: ModelConfig,
   seqTokens: number,
-  { batch = 1, seed = 1, ignored = 0 }: { batch?: number; seed?: number; ignored?: number } = {},
+  { batch = 1, seed = 1, ignored = 0, longestDocument }: {
+    batch?: number;
+    seed?: number;
+    ignored?: number;
+    longestDocument?: number;
+  } = {},
 ): TokenBatch {
   const random = new Random(seed);
   const inputs = random.integers(batch * seqTokens, model.vocab);
   const labels = random.integers(batch * seqTokens, model.vocab)
     .map((label) => random.uniform() < ignored ? IGNORED_LABEL : label);
-  return { batch, inputs, labels };
+  if (longestDocument === undefined) return { batch, inputs, labels };
+  const lengths = Array.from({ length: batch }, () => randomLengths(seqTokens, longestDocument, random));
+  return { batch, inputs, labels, documentStarts: documentStarts(lengths) };
 }

@@ -7,18 +7,25 @@
 import { assertEquals } from "@std/assert";
 import { attentionShape, type Backend, type ModelConfig, type SequenceStrategy, type Tensor } from "@mst/core";
 import { Random } from "../_support/random.ts";
+import { randomBatch } from "../_support/tiny_model.ts";
 
 /** Asserts that forward and backward of one rank's attention reach the strategy's formulas to the byte. */
 export async function assertAttentionMemory(
   backend: Backend,
   strategy: SequenceStrategy,
-  { model, seqTokens, batch }: { model: ModelConfig; seqTokens: number; batch: number },
+  { model, seqTokens, batch, longestDocument }: {
+    model: ModelConfig;
+    seqTokens: number;
+    batch: number;
+    longestDocument?: number;
+  },
 ): Promise<void> {
   const { ledger } = backend;
   const shape = attentionShape(model, batch);
   const partition = strategy.partition(seqTokens);
   const rows = batch * partition.positions[strategy.rank].length;
-  const formulas = strategy.attentionMemory(shape, partition);
+  const { documentStarts } = randomBatch(model, seqTokens, { batch, longestDocument });
+  const formulas = strategy.attentionMemory(shape, partition, { packed: documentStarts !== undefined });
   const random = new Random(strategy.rank);
   const matrix = (heads: number): Tensor => {
     const tensor = backend.empty([rows, heads * shape.headDim], "activations");
@@ -26,7 +33,7 @@ export async function assertAttentionMemory(
     return tensor;
   };
 
-  using core = strategy.attention(shape, partition);
+  using core = strategy.attention(shape, partition, documentStarts);
   const held = ledger.liveBytes();
   const inputs = [matrix(shape.heads), matrix(shape.kvHeads), matrix(shape.kvHeads)] as const;
   ledger.resetPeak();

@@ -32,6 +32,8 @@ export interface ConformanceShape {
   readonly model: ModelConfig;
   readonly seqTokens: number;
   readonly batch: number;
+  /** Most tokens of a document; left out: every sequence is one. */
+  readonly longestDocument?: number;
 }
 
 /** Every shape by its name. */
@@ -43,6 +45,8 @@ export const SHAPES = {
   "multi-head, tied": shape(33, { kvHeads: 4, tiedEmbeddings: true }),
   "fifteen heads in groups of five": shape(31, { heads: 15, kvHeads: 3 }),
   "fifteen heads, multi-query": shape(22, { heads: 15, kvHeads: 1 }, 2),
+  "packed documents": { ...shape(41), longestDocument: 17 },
+  "packed documents, shorter than any block, batches": { ...shape(29, { kvHeads: 1 }, 3), longestDocument: 3 },
 } as const satisfies Record<string, ConformanceShape>;
 
 /** Name of a shape. */
@@ -101,9 +105,10 @@ export function testStrategy(strategy: StrategyCase): void {
   }
 
   Deno.test(`${strategy.name} trains as one rank does, for ten steps`, async () => {
-    const name = "multi-query, batches";
-    for (const ranks of RANKS) {
-      if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks);
+    for (const name of ["multi-query, batches", "packed documents"] as const) {
+      for (const ranks of RANKS) {
+        if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks);
+      }
     }
   });
 
@@ -247,10 +252,16 @@ function shape(seqTokens: number, model: Partial<ModelConfig> = {}, batch = 1): 
   return { model: tinyModel(model), seqTokens, batch };
 }
 
-function trainConfig({ seqTokens, batch }: ConformanceShape, values: Record<string, unknown>): TrainConfig {
-  return parseTrainConfig({ seqTokens, batch, ...values });
+function trainConfig(
+  { seqTokens, batch, longestDocument }: ConformanceShape,
+  values: Record<string, unknown>,
+): TrainConfig {
+  return parseTrainConfig({ seqTokens, batch, packed: longestDocument !== undefined, ...values });
 }
 
-function randomBatches({ model, seqTokens, batch }: ConformanceShape, count: number): TokenBatch[] {
-  return Array.from({ length: count }, (_, i) => randomBatch(model, seqTokens, { batch, seed: i + 1, ignored: 0.3 }));
+function randomBatches({ model, seqTokens, batch, longestDocument }: ConformanceShape, count: number): TokenBatch[] {
+  return Array.from(
+    { length: count },
+    (_, i) => randomBatch(model, seqTokens, { batch, seed: i + 1, ignored: 0.3, longestDocument }),
+  );
 }

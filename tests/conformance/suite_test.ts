@@ -31,6 +31,18 @@ Deno.test("wrong gradients are noticed", async () => {
   await assertRejects(() => assertSameGradients(repeated, SHAPES.ragged, 2), Error, "loss over 2 ranks");
 });
 
+Deno.test("attention across documents is noticed", async () => {
+  const blind: StrategyCase = {
+    ...repeated,
+    create: (options) => {
+      const strategy = repeated.create(options);
+      return { ...strategy, attention: (shape, partition) => strategy.attention(shape, partition) };
+    },
+  };
+  await assertSameGradients(repeated, SHAPES["packed documents"], 1);
+  await assertRejects(() => assertSameGradients(blind, SHAPES["packed documents"], 1), Error, "loss over 1 ranks");
+});
+
 Deno.test("gradients that differ between ranks are noticed", async () => {
   const uneven: StrategyCase = {
     ...repeated,

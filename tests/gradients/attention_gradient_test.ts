@@ -4,7 +4,7 @@ import { assertEquals } from "@std/assert";
 import type { AttentionShape } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
-import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
+import { queryRanges } from "../../packages/core/strategy/attention_positions.ts";
 import { documentStarts } from "../_support/documents.ts";
 import { checkGradients, dot, type NamedArrays } from "../_support/gradient_check.ts";
 import { Random } from "../_support/random.ts";
@@ -84,7 +84,7 @@ for (const { name, shape: given, queryPositions, keyPositions, documents, split,
       k: t.from(k, kvShape),
       v: t.from(v, kvShape),
       queryPositions: documents
-        ? t.from(queryRanges(Uint32Array.from(queryPositions), documentStarts(documents), batch), [batch * queries, 2])
+        ? t.from(queryRanges(Uint32Array.from(queryPositions), batch, documentStarts(documents)), [batch * queries, 2])
         : t.ids(...queryPositions),
       keyPositions: t.ids(...keyPositions),
     });

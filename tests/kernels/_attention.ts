@@ -12,7 +12,7 @@ import type { AttentionVariant, VariantDevice } from "../../packages/core/backen
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
-import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
+import { queryRanges } from "../../packages/core/strategy/attention_positions.ts";
 import type { Tolerance } from "../_support/compare.ts";
 import { documentStarts } from "../_support/documents.ts";
 import type { Input } from "../_support/op_case.ts";
@@ -78,7 +78,7 @@ export function inputsOf(attentionCase: AttentionCase): Record<Name, Input> {
     queryPositions: documents
       ? {
         shape: [batch * Sq, 2],
-        data: queryRanges(Uint32Array.from(queries), documentStarts(documents), batch),
+        data: queryRanges(Uint32Array.from(queries), batch, documentStarts(documents)),
       }
       : { shape: [Sq], data: Uint32Array.from(queries) },
     keyPositions: { shape: [Sk], data: Uint32Array.from(keys) },

@@ -39,6 +39,7 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "ragged": { mlpChunks: 7, headChunks: 5, batch: 3, seqTokens: 37 },
   "more slices than rows": { mlpChunks: 1000, headChunks: 1000, seqTokens: 9 },
   "a few tokens": { seqTokens: 3 },
+  "packed documents": { packed: true, batch: 2, accumulate: 2, mlpChunks: 3, seqTokens: 19 },
   "two micro-batches": { accumulate: 2, mlpChunks: 3 },
   "sharded optimizer": { shard: "optimizer", mlpChunks: 3 },
   "sharded optimizer, a few tokens": { shard: "optimizer", seqTokens: 4 },
@@ -52,7 +53,11 @@ async function assertEstimate(backend: Backend, strategy: SequenceStrategy, mode
     backend.ledger.resetPeak();
     const batches = Array.from(
       { length: train.accumulate },
-      (_, i) => randomBatch(model, train.seqTokens, { batch: train.batch, seed: 10 * step + i }),
+      (_, i) =>
+        randomBatch(model, train.seqTokens, {
+          ...{ batch: train.batch, seed: 10 * step + i },
+          longestDocument: train.packed ? 7 : undefined,
+        }),
     );
     await trainer.step(batches);
     assertEquals(backend.ledger.peak().totalBytes, estimate.peakBytes, `peak: ${what}`);

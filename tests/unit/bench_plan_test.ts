@@ -90,6 +90,7 @@ Deno.test("given values win over defaults", async () => {
   assertEquals(run.train, {
     seqTokens: 70,
     batch: 2,
+    packed: false,
     accumulate: 3,
     steps: 4,
     seed: 9,

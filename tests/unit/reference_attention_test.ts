@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { type AttentionShape, EMPTY_LOG_SUM_EXP } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
-import { queryRanges } from "../../packages/core/strategy/query_positions.ts";
+import { queryRanges } from "../../packages/core/strategy/attention_positions.ts";
 import { assertClose } from "../_support/compare.ts";
 import { type AttentionCase, explicitAttention } from "../_support/explicit_attention.ts";
 import { documentStarts } from "../_support/documents.ts";
@@ -162,7 +162,7 @@ function attentionCase(
     k: random.normals(batch * keyPositions.length * kvHeads * headDim),
     v: random.normals(batch * keyPositions.length * kvHeads * headDim),
     queryPositions: documents
-      ? queryRanges(Uint32Array.from(queryPositions), documentStarts(documents), batch)
+      ? queryRanges(Uint32Array.from(queryPositions), batch, documentStarts(documents))
       : Uint32Array.from(queryPositions),
     ranged: documents !== undefined,
     keyPositions: Uint32Array.from(keyPositions),

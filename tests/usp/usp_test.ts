@@ -25,12 +25,12 @@ import {
 
 /** Ulysses' ranks U, ring's ranks R, and the shapes whose heads fit. */
 const TOPOLOGIES: readonly (readonly [number, number, readonly ShapeName[]])[] = [
-  [2, 2, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "multi-head, tied"]],
-  [2, 3, ["ragged", "fewer tokens than half blocks", "multi-query, batches"]],
-  [4, 2, ["ragged", "multi-query, batches", "multi-head, tied"]],
+  [2, 2, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "multi-head, tied", "packed documents"]],
+  [2, 3, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "packed documents"]],
+  [4, 2, ["ragged", "multi-query, batches", "multi-head, tied", "packed documents, shorter than any block, batches"]],
   [3, 2, ["fifteen heads in groups of five", "fifteen heads, multi-query"]],
-  [1, 3, ["ragged", "multi-query, batches"]],
-  [2, 1, ["ragged", "multi-query, batches"]],
+  [1, 3, ["ragged", "multi-query, batches", "packed documents"]],
+  [2, 1, ["ragged", "multi-query, batches", "packed documents"]],
 ];
 
 for (const [ulysses, ring, names] of TOPOLOGIES) {
@@ -53,9 +53,9 @@ for (const [ulysses, ring, names] of TOPOLOGIES) {
   }
 }
 
-for (const [ulysses, ring] of [[2, 2], [4, 2]]) {
-  Deno.test(`usp ${ulysses} × ${ring} trains as one rank does, for ten steps`, async () => {
-    await assertSameTraining(uspCase(ulysses, ring, "zigzag"), SHAPES["multi-query, batches"], ulysses * ring);
+for (const [ulysses, ring, name] of [[2, 2, "packed documents"], [4, 2, "multi-query, batches"]] as const) {
+  Deno.test(`usp ${ulysses} × ${ring} trains as one rank does, for ten steps: ${name}`, async () => {
+    await assertSameTraining(uspCase(ulysses, ring, "zigzag"), SHAPES[name], ulysses * ring);
   });
 }
 

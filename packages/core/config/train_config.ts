@@ -22,6 +22,7 @@ export const chunksSchema = z.union([z.literal("auto"), count]);
 export const trainConfigSchema = z.strictObject({
   seqTokens: count.default(1024),
   batch: count.default(1),
+  packed: z.boolean().default(false),
   accumulate: count.default(1),
   steps: count.default(10),
   seed: z.number().int().min(0).max(0xffffffff).default(0),
@@ -42,7 +43,7 @@ export const trainConfigSchema = z.strictObject({
 
 /**
  * How a model is trained. `seqTokens` S of a whole sequence and `batch` B sequences make a micro-batch, `accumulate` of
- * which make a step. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
+ * which make a step. `packed` sequences consist of documents, whose boundaries come with each batch. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
  * `learningRate` after `warmupSteps` of linear warm-up, then `schedule` down to `minLearningRate` at `steps`.
  * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
  */

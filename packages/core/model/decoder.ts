@@ -16,7 +16,7 @@ import { type Saved, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
 import type { DecoderParameters } from "./parameters.ts";
-import { rotaryTable } from "./rope_table.ts";
+import { createRotaryTables } from "./rope_table.ts";
 import type { TokenBatch } from "./token_batch.ts";
 import { splitWeights } from "./whole_weights.ts";
 
@@ -60,7 +60,7 @@ export function createDecoder(
   const partition = strategy.partition(seqTokens);
   const { positions } = partition;
   const split = splitWeights(backend, model, strategy);
-  const ropeValues = rotaryTable(model, positionsOf(positions, split.members));
+  const ropeTables = createRotaryTables(model, positionsOf(positions, split.members), seqTokens);
   const headWeights: LmHeadWeights = {
     norm: parameters.finalNorm,
     head: parameters.head,
@@ -68,11 +68,12 @@ export function createDecoder(
   };
 
   /** The blocks of one micro-batch; what they share is owned by the scope. */
-  function createBlocks(batch: number, region: Region, scope: Scope): Layer[] {
-    const core = strategy.attention(attentionShape(model, batch), partition);
+  function createBlocks({ batch, documentStarts }: TokenBatch, region: Region, scope: Scope): Layer[] {
+    const core = strategy.attention(attentionShape(model, batch), partition, documentStarts);
     scope.own({ free: () => core[Symbol.dispose]() });
+    const angles = ropeTables(batch, documentStarts);
     const ropeTable = scope.own(
-      tensorFrom(backend, ropeValues, [ropeValues.length / model.headDim, model.headDim], "activations"),
+      tensorFrom(backend, angles, [angles.length / model.headDim, model.headDim], "activations"),
     );
     const { heads, kvHeads } = split;
     const { normEpsilon } = model;
@@ -81,9 +82,10 @@ export function createDecoder(
     );
   }
 
-  async function lossAndGradients({ batch, inputs, labels }: TokenBatch, scale: number): Promise<Tensor> {
+  async function lossAndGradients(batch: TokenBatch, scale: number): Promise<Tensor> {
     using scope = new Scope();
-    const computation = split.computation({ batch, positions });
+    const { inputs, labels } = batch;
+    const computation = split.computation({ batch: batch.batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
     let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
     const saved: Saved[] = [];
@@ -105,11 +107,11 @@ export function createDecoder(
     return scope.release(total);
   }
 
-  async function logits({ batch, inputs }: TokenBatch): Promise<Float32Array> {
+  async function logits(batch: TokenBatch): Promise<Float32Array> {
     using scope = new Scope();
-    const computation = split.computation({ batch, positions });
+    const computation = split.computation({ batch: batch.batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
-    let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
+    let x = scope.own(await computation.embed(batch.inputs, parameters.embedding.value));
     for (const block of blocks) {
       const y = await applyLayer(block, x);
       scope.free(x);

@@ -21,6 +21,35 @@ export function rotaryFrequencies({ headDim, ropeTheta, ropeScaling }: ModelConf
   });
 }
 
+/** Makes the table of a micro-batch; see {@linkcode createRotaryTables}. */
+export type RotaryTables = (batch: number, documentStarts?: Uint32Array) => Float32Array;
+
+/**
+ * Tables of the same positions for every micro-batch: [S, E] as {@linkcode rotaryTable}, or with documents [B·S, E],
+ * where positions restart at the start of each.
+ *
+ * @param positions global positions of the rows of a sequence
+ * @param seqTokens tokens of a whole sequence
+ */
+export function createRotaryTables(model: ModelConfig, positions: Uint32Array, seqTokens: number): RotaryTables {
+  const global = rotaryTable(model, positions);
+  let ofAll: Float32Array | undefined; // angles cost more than rows to copy; a restarted position may be any
+
+  return (batch, documentStarts) => {
+    if (!documentStarts) return global;
+    ofAll ??= rotaryTable(model, Uint32Array.from({ length: seqTokens }, (_, i) => i));
+    const width = ofAll.length / seqTokens;
+    const table = new Float32Array(batch * positions.length * width);
+    for (let b = 0, row = 0; b < batch; b++) {
+      for (const position of positions) {
+        const restarted = position - documentStarts[b * seqTokens + position];
+        table.set(ofAll.subarray(restarted * width, (restarted + 1) * width), width * row++);
+      }
+    }
+    return table;
+  };
+}
+
 /**
  * Cosines (first half of each row) and sines (second half) of the angles of the given positions: [S, E]. They come from
  * the host, since WGSL's sine and cosine are inexact for large angles.

@@ -14,6 +14,12 @@ export interface TokenBatch {
   readonly inputs: Uint32Array;
   /** Ids to predict [B·S], already shifted; `IGNORED_LABEL` where there is no target. */
   readonly labels: Uint32Array;
+  /**
+   * Where sequences are packed from documents: for each row the position in its sequence at which its document starts
+   * [B·S]. A row attends within its document alone, and its rotary position counts from that start. Left out: every
+   * sequence is one document.
+   */
+  readonly documentStarts?: Uint32Array;
 }
 
 /** Micro-batch from windows of S + 1 tokens: each window's first S are inputs, its last S are labels. */

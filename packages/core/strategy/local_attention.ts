@@ -4,29 +4,25 @@
  * @module
  */
 
-import { type Backend, tensorFrom, zeros } from "../backend/backend.ts";
+import { type Backend, zeros } from "../backend/backend.ts";
 import type { AttentionShape } from "../backend/ops.ts";
 import { ELEMENT_BYTES } from "../tensor/shape.ts";
 import { type Saved, savedTensors } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { AttentionCore, AttentionMemory, TokenPartition } from "./strategy.ts";
+import { positionBytes, uploadPositions } from "./attention_positions.ts";
+import type { AttentionCore, AttentionMemory, AttentionMemoryOptions, TokenPartition } from "./strategy.ts";
 
-/** Attention without any exchange, for one micro-batch. */
+/** Attention without any exchange, for one micro-batch; see `SequenceStrategy.attention`. */
 export function createLocalAttention(
   backend: Backend,
   shape: AttentionShape,
   partition: TokenPartition,
+  documentStarts?: Uint32Array,
 ): AttentionCore {
   const { ops } = backend;
-  const [local] = partition.positions;
-  const positions = tensorFrom(backend, local, [local.length], "activations");
-  const inputs = (q: Tensor, k: Tensor, v: Tensor) => ({
-    q,
-    k,
-    v,
-    queryPositions: positions,
-    keyPositions: positions,
-  });
+  const positions = uploadPositions(backend, partition.positions[0], shape.batch, documentStarts);
+  const { queryPositions, keyPositions } = positions;
+  const inputs = (q: Tensor, k: Tensor, v: Tensor) => ({ q, k, v, queryPositions, keyPositions });
 
   return {
     forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
@@ -50,18 +46,22 @@ export function createLocalAttention(
     },
 
     [Symbol.dispose](): void {
-      positions.free();
+      positions[Symbol.dispose]();
     },
   };
 }
 
 /** Device bytes of {@linkcode createLocalAttention} in closed form. */
-export function localAttentionMemory(shape: AttentionShape, { seqTokens }: TokenPartition): AttentionMemory {
+export function localAttentionMemory(
+  shape: AttentionShape,
+  { seqTokens }: TokenPartition,
+  { packed = false }: AttentionMemoryOptions = {},
+): AttentionMemory {
   const { batch, heads, kvHeads, headDim } = shape;
   const savedBytes = attentionBytes(shape, batch * seqTokens);
   const gradientElements = 2 * heads * headDim + 2 * kvHeads * headDim + heads; // dOut, dq, dk, dv, delta of a row
   return {
-    heldBytes: seqTokens * ELEMENT_BYTES,
+    heldBytes: positionBytes(seqTokens, batch, packed),
     savedBytes,
     forwardBytes: savedBytes,
     backwardBytes: savedBytes + batch * seqTokens * gradientElements * ELEMENT_BYTES,

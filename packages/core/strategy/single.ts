@@ -16,7 +16,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     rank: 0,
     ranks: 1,
     partition: (seqTokens) => contiguousPartition(seqTokens, 1),
-    attention: (shape, partition) => createLocalAttention(backend, shape, partition),
+    attention: (shape, partition, documentStarts) => createLocalAttention(backend, shape, partition, documentStarts),
     attentionMemory: localAttentionMemory,
     reduceGradients: () => Promise.resolve(),
     reduceScatterGradients: () => Promise.resolve(),

@@ -38,6 +38,12 @@ export interface ExchangeReport {
   readonly bytesSent: number;
 }
 
+/** What attention's memory depends on besides shape and partition. */
+export interface AttentionMemoryOptions {
+  /** Whether sequences are packed from documents. Default false. */
+  readonly packed?: boolean;
+}
+
 /** Device bytes of an {@linkcode AttentionCore}, for the memory estimate. */
 export interface AttentionMemory {
   /** Held for as long as it lives: positions. */
@@ -64,8 +70,13 @@ export interface SequenceStrategy {
    * @throws {UnsupportedTopologyError} when it cannot be split
    */
   partition(seqTokens: number): TokenPartition;
-  /** Attention over the whole sequence for one micro-batch; disposed of by the caller. */
-  attention(shape: AttentionShape, partition: TokenPartition): AttentionCore;
+  /**
+   * Attention over the whole sequence for one micro-batch, within documents where there are any; disposed of by the
+   * caller.
+   *
+   * @param documentStarts `TokenBatch.documentStarts` of all ranks' rows [B·S]
+   */
+  attention(shape: AttentionShape, partition: TokenPartition, documentStarts?: Uint32Array): AttentionCore;
   /**
    * How the weights of a model are split over ranks; left out where every rank computes with whole weights.
    *
@@ -73,7 +84,11 @@ export interface SequenceStrategy {
    */
   readonly tensorParallel?: (model: ModelConfig) => TensorParallel;
   /** Closed-form device bytes of {@linkcode SequenceStrategy.attention}, for the memory estimate. */
-  attentionMemory(shape: AttentionShape, partition: TokenPartition): AttentionMemory;
+  attentionMemory(
+    shape: AttentionShape,
+    partition: TokenPartition,
+    options?: AttentionMemoryOptions,
+  ): AttentionMemory;
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
   reduceGradients(gradients: readonly Tensor[]): Promise<void>;
   /**

@@ -50,14 +50,15 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const { dim: D, headDim: E, vocab: V, layers: L } = model;
   const attention = attentionElements(
     model,
-    strategy.attentionMemory(attentionShape(model, train.batch), partition),
+    strategy.attentionMemory(attentionShape(model, train.batch), partition, { packed: train.packed }),
     T,
   );
 
   const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
   const moments = 2 * ownedElements(sizes, strategy, train.shard);
   const resident = 2 * parameterCount(model) + moments; // weights, gradients, and AdamW's moments
-  const stepInputs = attention.held + S * E + train.accumulate - 1; // rotary table, losses of earlier micro-batches
+  const rotaryRows = train.packed ? T : S;
+  const stepInputs = attention.held + rotaryRows * E + train.accumulate - 1; // and losses of earlier micro-batches
   const base = resident + stepInputs;
 
   const each = keptElements(model, T, attention.saved);

@@ -9,6 +9,7 @@ import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
+import { checkDocuments } from "../model/documents.ts";
 import { createParameters, type DecoderParameters } from "../model/parameters.ts";
 import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
@@ -199,7 +200,10 @@ export class Trainer implements Disposable {
 
   #check(batches: readonly TokenBatch[]): void {
     if (batches.length === 0) throw new RangeError("Cannot train on no micro-batches: at least one is needed");
-    for (const batch of batches) checkBatch(batch, this.#train.seqTokens, this.#model.vocab);
+    for (const batch of batches) {
+      checkBatch(batch, this.#train.seqTokens, this.#model.vocab);
+      checkDocuments(batch, this.#train);
+    }
   }
 
   #assertFinite(loss: number, gradNorm: number): void {
