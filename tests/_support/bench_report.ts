@@ -27,9 +27,26 @@ export interface BenchReport {
     readonly config: RunConfig;
     readonly summary: RunSummary;
     readonly outOfMemory?: string;
+    readonly unsupported?: string;
   }[];
   /** With `--compare`. */
   readonly ratios?: readonly { name: string; peakMemory: number; tokensPerSecond: number; lossDifference: number }[];
+  /** With `--compare-strategies`. */
+  readonly strategies?: readonly {
+    name: string;
+    seqTokens: number;
+    lossDifference: number;
+    bytesSentPerStep: number;
+    peakDeviceBytes: number;
+  }[];
+  /** With `--longest`. */
+  readonly longest?: {
+    seqTokens: number;
+    exceededTokens: number;
+    budgetBytes: number;
+    unitTokens: number;
+    peakBytes: readonly number[];
+  };
   /** With `--verify`. */
   readonly comparisons?: readonly { name: string; passed: boolean; used: number }[];
 }

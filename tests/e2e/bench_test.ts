@@ -7,6 +7,7 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { STRATEGY_NAMES } from "@mst/bench";
 import { MEMORY_TAGS } from "@mst/core";
 import { benchReport, SMALL } from "../_support/bench_report.ts";
 import { runCommand } from "../_support/processes.ts";
@@ -104,6 +105,48 @@ Deno.test("--memory-budget is kept, and a run that needs more ends with what it 
       `the memory budget is ${budget} bytes`,
   );
   assertMatch(stderr, message);
+});
+
+Deno.test("--compare-strategies puts every strategy beside one rank, at two lengths, in one table", async () => {
+  const args = [...REFERENCE, "--compare-strategies", "--ranks=3", "--seq=24", "--steps=2", "--shard=optimizer"];
+  const { report, stdout } = await benchReport(args);
+  const parallel = STRATEGY_NAMES.filter((name) => name !== "single");
+  assertEquals(report.runs.map(({ config }) => config.strategy), [24, 48].flatMap(() => ["single", ...parallel]));
+  const ran = report.runs.filter(({ summary }) => summary);
+  assertEquals(report.strategies!.map(({ name, seqTokens }) => [name, seqTokens]), [
+    ...ran.map(({ name, config }) => [name, config.train.seqTokens]),
+  ]);
+  for (const { lossDifference, name, bytesSentPerStep, peakDeviceBytes } of report.strategies!) {
+    assertLess(lossDifference, SAME_LOSS);
+    assertEquals(bytesSentPerStep > 0, name !== "single");
+    assertGreater(peakDeviceBytes, 0);
+  }
+  assert(report.strategies!.some(({ lossDifference }) => lossDifference > 0), "Nothing was compared");
+  for (const { config, unsupported } of report.runs.filter(({ summary }) => !summary)) {
+    assertMatch(stdout, new RegExp(`${config.strategy} +${config.train.seqTokens} +cannot`));
+    assertStringIncludes(stdout, `${config.strategy}, ${config.train.seqTokens} tokens: ${unsupported}`);
+  }
+  assert(report.runs.some(({ unsupported }) => unsupported), "4 heads cannot be split across 3 ranks");
+});
+
+Deno.test("--longest finds by training how many tokens a budget holds", async () => {
+  const args = [...SMALL.filter((flag) => !/seq|steps/.test(flag)), "--device=reference", "--ranks=2", "--longest"];
+  const { report, stdout } = await benchReport([...args, "--memory-budget=600KiB"]);
+  const { seqTokens, exceededTokens, budgetBytes, peakBytes, unitTokens } = report.longest!;
+  assertEquals(budgetBytes, 600 * 1024);
+  assertEquals(exceededTokens - seqTokens, unitTokens);
+  assertEquals(peakBytes.length, 2);
+  for (const bytes of peakBytes) assert(bytes <= budgetBytes && bytes > 0.98 * budgetBytes, `${peakBytes}`);
+  assertEquals(report.runs.map(({ config }) => config.train.seqTokens), [seqTokens, exceededTokens]);
+  assertMatch(report.runs[1].outOfMemory!, /MemoryBudgetError: Cannot allocate \d+ bytes/);
+  assertStringIncludes(stdout, `${seqTokens} tokens under a budget of 600 KiB a rank`);
+});
+
+Deno.test("--longest fails when nothing fits", async () => {
+  const args = ["--longest", "--memory-budget=1KiB", "--device=reference", "--ranks=1"];
+  const { code, stdout } = await runCommand("main.ts", args);
+  assertEquals(code, 1);
+  assertStringIncludes(stdout, "no sequence fits in 1.00 KiB a rank: 1 tokens are too many");
 });
 
 Deno.test("--profile prints the time of kernels", async () => {

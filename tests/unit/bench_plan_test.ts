@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { MODEL_PRESETS } from "@mst/core";
 import { BENCH_FLAGS } from "../../packages/bench/cli/flags.ts";
 import { parseFlags } from "../../packages/bench/cli/parse_flags.ts";
@@ -7,6 +7,7 @@ import { checkBenchFlags, readBenchInputs, resolveBenchPlan } from "../../packag
 import { DEFAULT_SIZES } from "../../packages/bench/config/defaults.ts";
 import type { BenchPlan } from "../../packages/bench/config/run_config.ts";
 import type { Hardware } from "../../packages/bench/hardware/probe.ts";
+import { STRATEGY_NAMES, strategyEntry } from "../../packages/bench/scenario.ts";
 import { withTempDir } from "../_support/temp_dir.ts";
 
 const NO_GPU: Hardware = { gpus: [], problem: "no GPU driver" };
@@ -133,6 +134,45 @@ Deno.test("a folder gives shape and weights, and overrides leave only its shape"
   assertEquals([reshaped.model.layers, reshaped.model.dim, reshaped.weightsFolder], [1, 64, undefined]);
 });
 
+Deno.test("--compare-strategies plans one rank and every parallel strategy, at two lengths", async () => {
+  const args = "--compare-strategies --model=tiny --seq=100 --ranks=3 --placement=contiguous --memory-budget=1MiB";
+  const { run, mode, runs } = await plan(args.split(" "));
+  assertEquals([mode, run.strategy, run.ranks, run.memoryBudgetBytes, run.train.steps], [
+    "compare-strategies",
+    "single",
+    1,
+    undefined,
+    4,
+  ]);
+  const parallel = STRATEGY_NAMES.filter((name) => strategyEntry(name).isParallel);
+  assertEquals(
+    runs.map(({ config }) => [config.strategy, config.ranks, config.train.seqTokens, config.memoryBudgetBytes]),
+    [100, 200].flatMap((seqTokens) => [
+      ["single", 1, seqTokens, undefined],
+      ...parallel.map((name) => [name, 3, seqTokens, 2 ** 20]),
+    ]),
+  );
+  const find = (strategy: string) => runs.find(({ config }) => config.strategy === strategy)!;
+  assertEquals([find("ring").config.placement, find("ulysses").config.placement], ["contiguous", "zigzag"]);
+  assertEquals([find("usp").name, find("usp").config.mesh], ["usp 1 x 3", { ulysses: 1, ring: 3 }]);
+  assertStringIncludes(find("ulysses").unsupported!, "Cannot split 4 heads across 3 ranks");
+  assertEquals(find("ring").unsupported, undefined);
+});
+
+Deno.test("axes of a hybrid give all strategies their ranks", async () => {
+  const { runs } = await plan("--compare-strategies --model=tiny --ulysses=2 --ring=3 --seq=64".split(" "));
+  for (const { config } of runs) {
+    assertEquals(config.ranks, config.strategy === "single" ? 1 : 6);
+    assertEquals(config.mesh, config.strategy === "usp" ? { ulysses: 2, ring: 3 } : undefined);
+  }
+});
+
+Deno.test("--longest takes a few steps under its budget, and no length", async () => {
+  const { run, mode, maxTokens } = await plan(["--longest", "--memory-budget=8MiB", "--ranks=4"]);
+  assertEquals([mode, run.memoryBudgetBytes, run.train.steps, run.warmup], ["longest", 8 * 2 ** 20, 2, 1]);
+  assertEquals(maxTokens, 1_204_997);
+});
+
 Deno.test("impossible runs are refused with what would be possible", async () => {
   await assertRefused(["--strategy=single", "--ranks=2"], "--ranks=2 with --strategy=single: it runs on 1 rank");
   await assertRefused(["--strategy=single", "--placement=zigzag"], "--placement=zigzag with --strategy=single");
@@ -145,6 +185,12 @@ Deno.test("impossible runs are refused with what would be possible", async () =>
   await assertRefused(["--steps=2", "--warmup=2"], "--warmup=2 of --steps=2");
   await assertRefused(["--compare", "--verify"], "--compare with --verify");
   await assertRefused(["--compare", "--recompute=none"], "--recompute with --compare");
+  await assertRefused(["--compare-strategies", "--strategy=ring"], "--strategy with --compare-strategies");
+  await assertRefused(["--compare-strategies", "--ulysses=3", "--ranks=4"], "must be a multiple of 3");
+  await assertRefused(["--compare-strategies", "--seq=700000"], "at least 1400001 are needed");
+  await assertRefused(["--longest", "--verify", "--memory-budget=1GiB"], "--verify with --longest");
+  await assertRefused(["--longest", "--seq=64", "--memory-budget=1GiB"], "--seq with --longest");
+  await assertRefused(["--longest"], "--longest without --memory-budget");
   await assertRefused(["--device=webgpu"], "--device=webgpu: no GPU driver; on Debian", NO_GPU);
 });
 

@@ -6,6 +6,7 @@ import { spreadOf, summarize } from "../../packages/bench/measure/summary.ts";
 import { formatVariants, variantRatios } from "../../packages/bench/report/comparison_report.ts";
 import { Progress } from "../../packages/bench/report/progress.ts";
 import { describeRun, formatRun } from "../../packages/bench/report/run_report.ts";
+import { formatStrategies, strategyFigures } from "../../packages/bench/report/strategies_report.ts";
 import { formatFacts, formatTable } from "../../packages/bench/report/table.ts";
 import {
   formatBytes,
@@ -131,6 +132,32 @@ Deno.test("variants are compared with the first that ran, and one without memory
   assertStringIncludes(text, "vanilla    out of memory");
   assertStringIncludes(text, "vanilla: rank 0 failed: out of memory");
   assertEquals(variantRatios([variants[0]]), []);
+});
+
+Deno.test("strategies are compared with one rank of their length, and what did not run is a row with its reason", () => {
+  const summary = { ...summarize(RUN, LAUNCHED), losses: [5, 4, 3, 2] };
+  const at = (seqTokens: number, ranks: number): RunConfig => ({ ...RUN, ranks, train: { ...RUN.train, seqTokens } });
+  const runs = [
+    { name: "single", config: at(100, 1), summary },
+    { name: "ring", config: at(100, 2), summary: { ...summary, losses: [5, 4.04, 3, 2] } },
+    { name: "ulysses", config: at(100, 2), unsupported: "Cannot split 3 heads" },
+    { name: "single", config: at(200, 1), outOfMemory: "rank 0 failed: no memory" },
+    { name: "ring", config: at(200, 2), summary },
+  ];
+  const [control, ring, alone] = strategyFigures(runs);
+  assertEquals([control.lossDifference, alone.lossDifference, strategyFigures(runs).length], [0, undefined, 3]);
+  assertAlmostEquals(ring.lossDifference!, 0.01, 1e-9);
+  assertEquals([ring.bytesSentPerStep, ring.peakDeviceBytes, ring.exposedCommunicationMs], [2000, 4096, 10]);
+  const lines = formatStrategies(runs).split("\n").map((line) => line.trim().split(/ {2,}/));
+  assertEquals(lines.slice(2), [
+    ["single", "100", "0", "4,000", "10.0 ms", "1.95 KiB", "4.00 KiB"],
+    ["ring", "100", "1.0e-2", "4,000", "10.0 ms", "1.95 KiB", "4.00 KiB"],
+    ["ulysses", "100", "cannot"],
+    ["single", "200", "out of memory"],
+    ["ring", "200", "unknown", "4,000", "10.0 ms", "1.95 KiB", "4.00 KiB"],
+    ["ulysses, 100 tokens: Cannot split 3 heads"],
+    ["single, 200 tokens: rank 0 failed: no memory"],
+  ]);
 });
 
 Deno.test("progress writes a line a step, or one over the other on a terminal", () => {

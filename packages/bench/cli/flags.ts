@@ -117,7 +117,11 @@ export const BENCH_FLAGS = {
   seq: count({ example: 1024, help: "tokens of a sequence", otherwise: "by device" }),
   batch: count({ example: 2, help: "sequences of a micro-batch", otherwise: "1" }),
   accumulate: count({ example: 2, help: "micro-batches of a step", otherwise: "1" }),
-  steps: count({ example: 10, help: "training steps", otherwise: "by device" }),
+  steps: count({
+    example: 10,
+    help: "training steps",
+    otherwise: "by device, 4 with --compare-strategies, 2 with --longest",
+  }),
   warmup: count({
     min: 0,
     example: 2,
@@ -140,6 +144,10 @@ export const BENCH_FLAGS = {
   }),
   data: text({ values: "FILE", wanted: "a file to read", help: "text to train on", otherwise: "Moby Dick" }),
   compare: toggle("run as vanilla, with recomputation, and with mini-sequences + recomputation, side by side"),
+  "compare-strategies": toggle(
+    "run every strategy over --ranks beside one rank, at --seq tokens and twice as many, in one table",
+  ),
+  longest: toggle("search for the longest sequence that trains under --memory-budget"),
   verify: toggle("compare loss and gradients with one rank; exit code 1 if they differ by more than rounding"),
   profile: toggle("print the time per kernel and how much of the exchange was hidden"),
   ...HOST_FLAGS,

@@ -21,15 +21,23 @@ import { nearest } from "../cli/nearest.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import type { Hardware } from "../hardware/probe.ts";
 import { strategyEntry } from "../scenario.ts";
-import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass } from "./defaults.ts";
-import type { BenchPlan, RunConfig } from "./run_config.ts";
+import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass, SET_STEPS } from "./defaults.ts";
+import { type BenchPlan, MODE_FLAGS, type RunConfig } from "./run_config.ts";
 import { checkWritable, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
+import { planStrategies } from "./strategy_plan.ts";
 
 /** Flags that change the shape of a model. */
 const SHAPE_FLAGS = ["dim", "layers", "heads", "kv-heads", "ffn", "vocab"] as const;
 
-/** Flags that `--compare` sets itself, run by run. */
-const COMPARED_FLAGS = ["recompute", "mini-sequence", "mlp-chunks", "head-chunks"] as const;
+/** Flags that a mode sets itself, run by run, and why. */
+const MODE_SETS: Partial<Record<BenchPlan["mode"], { flags: readonly (keyof BenchFlags)[]; why: string }>> = {
+  "compare": {
+    flags: ["recompute", "mini-sequence", "mlp-chunks", "head-chunks"],
+    why: "it runs with and without, side by side",
+  },
+  "compare-strategies": { flags: ["strategy"], why: "it runs every strategy that takes several ranks" },
+  "longest": { flags: ["seq"], why: "it searches for the longest" },
+};
 
 /** What the files that flags name hold; read once. */
 export interface BenchInputs {
@@ -67,13 +75,17 @@ export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
  * @throws {UsageError} when flags contradict each other, or the run is impossible
  */
 export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardware: Hardware): BenchPlan {
-  checkModes(flags);
+  const mode = resolveMode(flags);
   const device = resolveDevice(flags.device, hardware);
   const sizes = DEFAULT_SIZES[deviceClass(device, hardware.adapter?.isSoftware ?? true)];
   const { modelName, model, weightsFolder } = resolveModel(flags, inputs, sizes);
-  const steps = flags.steps ?? sizes.steps;
+  const steps = flags.steps ?? SET_STEPS[mode as keyof typeof SET_STEPS] ?? sizes.steps;
+  const comparesStrategies = mode === "compare-strategies";
+  const topology = comparesStrategies
+    ? resolveTopology({ strategy: "single" }, [], model)
+    : resolveTopology(flags, hardware.gpus, model);
   const run: RunConfig = {
-    ...resolveTopology(flags, hardware.gpus, model),
+    ...topology,
     device,
     modelName,
     model,
@@ -81,7 +93,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
     train: refusing(() =>
       parseTrainConfig({
         ...resolveChunks(flags),
-        seqTokens: flags.seq ?? sizes.seqTokens,
+        seqTokens: flags.seq ?? (mode === "longest" ? topology.ranks : sizes.seqTokens),
         batch: flags.batch,
         accumulate: flags.accumulate,
         steps,
@@ -94,14 +106,16 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         clipNorm: flags.clip,
       })
     ),
-    memoryBudgetBytes: flags["memory-budget"],
+    memoryBudgetBytes: comparesStrategies ? undefined : flags["memory-budget"],
     warmup: flags.warmup ?? (steps > 1 ? 1 : 0),
     dataFile: flags.data,
     profile: flags.profile ?? false,
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };
   checkRun(run, inputs.text);
-  return { run, mode: flags.compare ? "compare" : flags.verify ? "verify" : "train", jsonFile: flags.json };
+  const runs = comparesStrategies ? planStrategies(run, flags, hardware.gpus) : [];
+  runs.forEach(({ config }) => checkData(config, inputs.text));
+  return { run, mode, runs, maxTokens: inputs.text.tokens.length - 1, jsonFile: flags.json };
 }
 
 /**
@@ -122,11 +136,17 @@ export function checkBenchFlags(flags: BenchFlags, inputs: BenchInputs): void {
   if (errors.every((error) => error !== undefined)) throw errors.at(-1);
 }
 
-function checkModes(flags: BenchFlags): void {
-  if (!flags.compare) return;
-  if (flags.verify) throw new UsageError("Cannot use --compare with --verify: each is a set of runs of its own");
-  const set = COMPARED_FLAGS.find((name) => flags[name] !== undefined);
-  if (set) throw new UsageError(`Cannot use --${set} with --compare: it runs with and without, side by side`);
+function resolveMode(flags: BenchFlags): BenchPlan["mode"] {
+  const [mode, other] = MODE_FLAGS.filter((name) => flags[name]);
+  if (!mode) return "train";
+  if (other) throw new UsageError(`Cannot use --${mode} with --${other}: each is a set of runs of its own`);
+  const { flags: own, why } = MODE_SETS[mode] ?? { flags: [], why: "" };
+  const set = own.find((name) => flags[name] !== undefined);
+  if (set) throw new UsageError(`Cannot use --${set} with --${mode}: ${why}`);
+  if (mode === "longest" && flags["memory-budget"] === undefined) {
+    throw new UsageError("Cannot use --longest without --memory-budget: it searches under a budget");
+  }
+  return mode;
 }
 
 function resolveModel(
@@ -170,6 +190,10 @@ function checkRun(run: RunConfig, text: TokenizedText): void {
     );
   }
   refusing(() => strategyEntry(strategy).check(run, train.seqTokens, model));
+  checkData(run, text);
+}
+
+function checkData({ train }: RunConfig, text: TokenizedText): void {
   refusing(() => new DataSource(text, train));
 }
 

@@ -26,6 +26,9 @@ export const DEFAULT_SIZES: Readonly<Record<DeviceClass, DefaultSizes>> = {
   gpu: { model: "125m", seqTokens: 8192, steps: 10 },
 };
 
+/** Training steps of each run of a set that needs no more. */
+export const SET_STEPS = { "compare-strategies": 4, longest: 2 } as const;
+
 /** Seconds without a sign of life after which a rank is given up. */
 export const DEFAULT_TIMEOUT_SECONDS = 120;
 

@@ -9,6 +9,7 @@ import type { BenchFlags } from "../cli/flags.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import type { HostMeeting, HostShare } from "../launcher/rank_protocol.ts";
 import { parseRendezvous } from "./rendezvous_address.ts";
+import { MODE_FLAGS } from "./run_config.ts";
 
 /** Variable that holds the secret of a run. */
 const TOKEN_VARIABLE = "MST_TOKEN";
@@ -44,7 +45,7 @@ export async function readHostOptions(
   if (!address) {
     throw new UsageError(`Cannot use --rendezvous=${rendezvous}: it must be ws://HOST:PORT or wss://HOST:PORT`);
   }
-  const several = (["compare", "verify"] as const).find((name) => flags[name]);
+  const several = MODE_FLAGS.find((name) => flags[name]);
   if (several) throw new UsageError(`Cannot use --${several} with --rendezvous: it is a set of runs of one host`);
   if (ranks === undefined || ranks === "auto") {
     throw new UsageError("Cannot use --rendezvous without --ranks: it must be the number of ranks on all hosts");

@@ -42,14 +42,48 @@ export interface RunConfig {
   readonly timeoutSeconds: number;
 }
 
+/** Flags of the modes that are sets of runs; without one of them there is one run. */
+export const MODE_FLAGS = ["compare", "compare-strategies", "verify", "longest"] as const;
+
+/** A run of a set, or why there is none. */
+export interface PlannedRun {
+  /** What it is called. */
+  readonly name: string;
+  /** How it is made. */
+  readonly config: RunConfig;
+  /** Why the strategy cannot serve it. */
+  readonly unsupported?: string;
+}
+
 /** What `deno task bench` is asked to do. */
 export interface BenchPlan {
-  /** The run. */
+  /** The run; of `--compare-strategies` the one that the others are compared with. */
   readonly run: RunConfig;
-  /** Whether it is one run, three side by side, or one against a single rank. */
-  readonly mode: "train" | "compare" | "verify";
+  /** Which runs are made of it. */
+  readonly mode: "train" | (typeof MODE_FLAGS)[number];
+  /** The runs of `--compare-strategies`, else none. */
+  readonly runs: readonly PlannedRun[];
+  /** Most tokens that the text has for a sequence. */
+  readonly maxTokens: number;
   /** File of the JSON report. */
   readonly jsonFile?: string;
+}
+
+/** The same run on one rank, which no budget bounds. */
+export function singleRank(run: RunConfig): RunConfig {
+  return { ...run, strategy: "single", ranks: 1, mesh: undefined, memoryBudgetBytes: undefined };
+}
+
+/** Where the search for the longest sequence looks, in tokens. */
+export interface LengthSearch {
+  /** Length that is tried first. */
+  readonly startTokens: number;
+  /** Lengths are told apart down to this. */
+  readonly unitTokens: number;
+  /** Shortest length. */
+  readonly minTokens: number;
+  /** Longest length. */
+  readonly maxTokens: number;
 }
 
 /** Tokens of one step, over all ranks. */

@@ -13,7 +13,7 @@ import { type Mesh, strategyEntry, type StrategyName, type Topology } from "../s
 import type { DeviceKind } from "./run_config.ts";
 
 /** Flags of a hybrid's axes. */
-const AXES = ["ulysses", "ring"] as const;
+export const HYBRID_FLAGS = ["ulysses", "ring"] as const;
 
 /** How a sequence is spread over processes. */
 export interface NamedTopology extends Topology {
@@ -58,7 +58,7 @@ export function resolveRanks(flags: VerifyFlags, gpus: readonly string[]): Omit<
   if (placement !== undefined && !placements.includes(placement)) {
     throw new UsageError(`Cannot use --placement=${placement} with --strategy=${strategy}: it leaves no choice`);
   }
-  const axis = AXES.find((name) => flags[name] !== undefined);
+  const axis = HYBRID_FLAGS.find((name) => flags[name] !== undefined);
   if (axis && !mesh) {
     throw new UsageError(`Cannot use --${axis}=${flags[axis]} with --strategy=${strategy}: its ranks have one axis`);
   }

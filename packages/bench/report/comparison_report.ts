@@ -82,6 +82,7 @@ export function formatComparisons(comparisons: readonly Comparison[]): string {
   );
 }
 
-function largestRelativeDifference(values: readonly number[], base: readonly number[]): number {
+/** Largest difference of two series, each relative to the number of the base. */
+export function largestRelativeDifference(values: readonly number[], base: readonly number[]): number {
   return Math.max(...values.map((value, i) => Math.abs(value - base[i]) / Math.abs(base[i])));
 }

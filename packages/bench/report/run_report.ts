@@ -5,29 +5,57 @@
  */
 
 import { type Chunks, headChunkCount, type KernelTime, MEMORY_TAGS, mlpChunkCount, parameterCount } from "@mst/core";
-import type { RunConfig } from "../config/run_config.ts";
+import type { BenchPlan, PlannedRun, RunConfig } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
 import { strategyEntry } from "../scenario.ts";
 import { formatFacts, formatTable } from "./table.ts";
 import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, formatRate } from "./units.ts";
 
+/** What a plan is, in a line. */
+export function describePlan({ mode, run, runs }: BenchPlan): string {
+  if (mode === "compare-strategies") return describeComparison(runs);
+  if (mode === "longest") {
+    return `longest sequence: ${[describeTopology(run), describeModel(run), describeDevice(run)].join("; ")}`;
+  }
+  return describeRun(run);
+}
+
+/** What the runs of `--compare-strategies` have in common, in a line. */
+export function describeComparison(runs: readonly PlannedRun[]): string {
+  const { config } = runs.at(-1)!;
+  const { ranks, train } = config;
+  return [
+    `strategies over ${ranks} ranks`,
+    describeModel(config),
+    `recompute ${train.recompute}, shard ${train.shard}`,
+    describeDevice(config),
+  ].join("; ");
+}
+
 /** What a run is, in a line. */
 export function describeRun(run: RunConfig): string {
-  const { strategy, ranks, placement, mesh, model, modelName, train, device, memoryBudgetBytes } = run;
+  const { train } = run;
+  const tokens = `${train.accumulate} x ${train.batch} x ${formatCount(train.seqTokens)} tokens a step`;
+  return [describeTopology(run), describeModel(run), tokens, describeDevice(run)].join("; ");
+}
+
+function describeTopology({ strategy, ranks, placement, mesh }: RunConfig): string {
   const { placements } = strategyEntry(strategy);
-  const topology = [
+  return [
     strategy,
     ranks === 1 ? "1 rank" : `${ranks} ranks`,
     ...mesh ? [`ulysses ${mesh.ulysses} x ring ${mesh.ring}`] : [],
     ...placements.length > 0 ? [placement] : [],
-  ];
-  return `${topology.join(", ")}; model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
-    `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, ` +
-    `V ${model.vocab}); ${train.accumulate} x ${train.batch} x ${
-      formatCount(train.seqTokens)
-    } tokens a step; ${device}${
-      memoryBudgetBytes === undefined ? "" : `, at most ${formatBytes(memoryBudgetBytes)} a rank`
-    }`;
+  ].join(", ");
+}
+
+function describeDevice({ device, memoryBudgetBytes }: RunConfig): string {
+  return memoryBudgetBytes === undefined ? device : `${device}, at most ${formatBytes(memoryBudgetBytes)} a rank`;
+}
+
+function describeModel({ model, modelName }: RunConfig): string {
+  return `model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
+    `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, V ${model.vocab})`;
 }
 
 /** The report of one run. */
