@@ -29,7 +29,7 @@ export async function findLongest(run: RunConfig, maxTokens: number, context: Mo
     ...found,
     budgetBytes: run.memoryBudgetBytes,
     unitTokens: search.unitTokens,
-    peakBytes: best?.summary!.ranks.map(({ peak }) => peak.totalBytes) ?? [],
+    peakBytes: best?.summary?.ranks.map(({ peak }) => peak.totalBytes) ?? [],
   };
   return { text: describe(run, search, runs, found, best), runs, details: { longest }, failed: found === undefined };
 }
