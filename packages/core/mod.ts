@@ -41,7 +41,7 @@ export { type AttentionLayerOptions, createAttentionLayer } from "./model/attent
 export { attentionShape, createDecoder, type Decoder, type DecoderOptions } from "./model/decoder.ts";
 export { addEmbeddingGradient, type LayoutStrategy, splitWeights, weightLayout } from "./model/whole_weights.ts";
 export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_block.ts";
-export { batchFromDocuments, documentCount, type PackedSequence } from "./model/documents.ts";
+export { batchFromDocuments, batchFromPackedWindows, documentCount, type PackedSequence } from "./model/documents.ts";
 export { createMlpLayer } from "./model/mlp.ts";
 export * from "./model/parameters.ts";
 export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
@@ -77,14 +77,7 @@ export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
 export { type DType, ELEMENT_BYTES, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
-export {
-  BYTE_VOCAB,
-  DataSource,
-  type DataSourceOptions,
-  END_TOKEN,
-  readText,
-  type TokenizedText,
-} from "./train/data_source.ts";
+export { DataSource, type DataSourceOptions } from "./train/data_source.ts";
 export { learningRateAt } from "./train/lr_schedule.ts";
 export {
   type EstimatedStrategy,
@@ -98,6 +91,14 @@ export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, writeSafetensors } from "./train/safetensors_writer.ts";
 export { createStateSharding, type StateSharding } from "./train/state_sharding.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
+export {
+  BYTE_VOCAB,
+  END_TOKEN,
+  isJsonLines,
+  readText,
+  type ReadTextOptions,
+  type TokenizedText,
+} from "./train/training_text.ts";
 export { segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";

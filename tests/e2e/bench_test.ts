@@ -69,6 +69,27 @@ Deno.test("losses do not depend on the strategy, the number of ranks or the plac
   assertGreater(Math.abs(report.runs[0].summary.losses[0] - single[0]), 1e-3, "The seed changes nothing");
 });
 
+Deno.test("losses of packed documents do not depend on the strategy and the number of ranks", () =>
+  withTempDir(async (folder) => {
+    const texts = Array.from({ length: 40 }, (_, i) => "call me Ishmael, ".repeat(i % 7) + i);
+    await Deno.writeTextFile(`${folder}/a.jsonl`, texts.map((text) => JSON.stringify({ text })).join("\n"));
+    const args = [...REFERENCE, `--data=${folder}/a.jsonl`, "--batch=2", "--accumulate=2"];
+    const runs = ["--strategy=single", "--ranks=3 --recompute=none", "--strategy=ulysses --ranks=2 --shard=optimizer"];
+    runs.push("--strategy=usp --ranks=4 --recompute=selective");
+    const [single, ...others] = await Promise.all(
+      runs.map(async (flags) => (await benchReport([...args, ...flags.split(" ")])).report.runs[0].summary),
+    );
+    assertGreater(single.documentsPerStep, 4, "more than a document in each of four sequences");
+    for (const { losses, documentsPerStep } of others) {
+      assertEquals(documentsPerStep, single.documentsPerStep);
+      losses.forEach((loss, i) => assertAlmostEquals(loss, single.losses[i], SAME_LOSS * single.losses[i]));
+    }
+    const whole = await benchReport([...REFERENCE, "--strategy=single", "--pack", "--separator=no such text"]);
+    const plain = await benchReport([...REFERENCE, "--strategy=single"]);
+    assertEquals(whole.report.runs[0].summary.losses, plain.report.runs[0].summary.losses, "one document is no change");
+    assertMatch(whole.stdout, /documents +1\.00 a step, of 70\.0 tokens on average/);
+  }));
+
 Deno.test("--compare shows what recomputation and mini-sequences save, at the same loss", async () => {
   const args = [...REFERENCE, "--strategy=single", "--seq=256", "--ffn=160", "--steps=2", "--compare"];
   const { report, stdout } = await benchReport(args);

@@ -206,6 +206,22 @@ Deno.test("files and folders that cannot be used are refused", () =>
     await assertRefused([`--model=${folder}`], 'model_type "gemma2": it must be "llama"');
     await Deno.writeTextFile(`${folder}/short.txt`, "call me");
     await assertRefused([`--data=${folder}/short.txt`, "--seq=64"], "it has 8 tokens, at least 65 are needed");
+    await Deno.writeTextFile(`${folder}/bad.jsonl`, '{"text": "call me"}\n{"txt": "Ishmael"}\n');
+    await assertRefused([`--data=${folder}/bad.jsonl`], 'bad.jsonl, line 2: it must be a JSON object whose "text" is');
+    await Deno.writeTextFile(`${folder}/empty.jsonl`, "\n");
+    await assertRefused([`--data=${folder}/empty.jsonl`], "empty.jsonl: it has no documents");
+  }));
+
+Deno.test("documents are packed where they are asked for, or come as JSON lines", () =>
+  withTempDir(async (folder) => {
+    assertEquals((await plan([])).run.train.packed, false);
+    const { run } = await plan(["--pack", String.raw`--separator=\n\t--`]);
+    assertEquals([run.train.packed, run.separator], [true, "\n\t--"]);
+    const lines = `--data=${folder}/documents.jsonl`;
+    await Deno.writeTextFile(`${folder}/documents.jsonl`, JSON.stringify({ text: "call me Ishmael" }));
+    assertEquals((await plan([lines, "--seq=8"])).run.train.packed, true);
+    await assertRefused(["--separator=--"], "Cannot use --separator without --pack");
+    await assertRefused([lines, "--pack", "--separator=--"], `Cannot use --separator with ${lines}`);
   }));
 
 Deno.test("checking a JSON file leaves it as it is", () =>

@@ -1,36 +1,16 @@
-import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
-import { BYTE_VOCAB, DataSource, END_TOKEN, readText } from "../../packages/core/train/data_source.ts";
-import { withTempDir } from "../_support/temp_dir.ts";
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { DataSource, type TokenizedText } from "@mst/core";
 
 const OPTIONS = { seqTokens: 4, batch: 1, accumulate: 1, seed: 1 };
 
-function textOf(length: number): { name: string; tokens: Uint16Array } {
-  return { name: "text", tokens: Uint16Array.from({ length }, (_, i) => i) };
+function textOf(length: number): TokenizedText {
+  return { name: "text", tokens: Uint16Array.from({ length }, (_, i) => i), packed: false };
 }
 
 /** First tokens of the sequences of one pass; with {@linkcode textOf} also their positions. */
 function starts(source: DataSource, pass: number): number[] {
   return Array.from({ length: source.windows }, (_, i) => source.sequence(pass * source.windows + i, 0, 0)[0]);
 }
-
-Deno.test("the default text is Moby Dick, as bytes and an end marker", async () => {
-  const { name, tokens } = await readText();
-  assertEquals(name, "Moby Dick");
-  assertEquals(tokens.length, 1204997 + 1);
-  assertEquals(tokens.at(-1), END_TOKEN);
-  assert(tokens.subarray(0, -1).every((token) => token < 256));
-  assertEquals(BYTE_VOCAB, 257);
-  const text = new TextDecoder().decode(Uint8Array.from(tokens.subarray(0, -1)));
-  assert(text.includes("Call me Ishmael."));
-});
-
-Deno.test("a file is read as bytes and an end marker", () =>
-  withTempDir(async (folder) => {
-    await Deno.writeFile(`${folder}/a.txt`, Uint8Array.of(0, 255, 10));
-    assertEquals((await readText(`${folder}/a.txt`)).tokens, Uint16Array.of(0, 255, 10, END_TOKEN));
-    await assertRejects(() => readText(`${folder}/b.txt`), TypeError, "b.txt");
-    await assertRejects(() => readText(folder), TypeError, "Cannot read the training text");
-  }));
 
 Deno.test("every window comes up once a pass, and passes differ", () => {
   const source = new DataSource(textOf(43), OPTIONS);

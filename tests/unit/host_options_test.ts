@@ -59,7 +59,7 @@ const RUN: RunConfig = {
   profile: false,
   timeoutSeconds: 20,
 };
-const TEXT = { name: "a text", tokens: Uint16Array.of(1, 2, 3) };
+const TEXT = { name: "a text", tokens: Uint16Array.of(1, 2, 3), packed: false };
 
 Deno.test("settings name every part of a run, and files by what they hold", () =>
   withTempDir(async (folder) => {

@@ -44,6 +44,7 @@ function report(step: number, values: Partial<StepReport> = {}): StepReport {
     exposedCommunicationMs: 10,
     optimizerMs: 20,
     bytesSent: 1000,
+    documents: 10,
     ...values,
   };
 }
@@ -105,6 +106,14 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
     ]
   ) assertStringIncludes(text, part);
   assert(/matmul NN\s+10\s+20\.000\s+100\.0%/.test(text));
+});
+
+Deno.test("a packed run tells how many documents a step has, and how long they are", () => {
+  const run: RunConfig = { ...RUN, train: { ...RUN.train, packed: true } };
+  const launched = [rankOf([1, 2, 3, 4], 1)];
+  assertStringIncludes(describeRun(run), "5 x 2 x 100 tokens a step, packed; reference");
+  launched[0].steps.forEach((step, i) => Object.assign(step, { documents: [999, 30, 40, 50][i] }));
+  assertStringIncludes(formatRun(run, summarize(run, launched)), "40.0 a step, of 25.0 tokens on average");
 });
 
 Deno.test("a hybrid is described by its axes", () => {

@@ -142,7 +142,19 @@ export const BENCH_FLAGS = {
     help: "device memory of tensors that a rank may hold; an allocation beyond it ends the run as out of memory",
     otherwise: "what the device has",
   }),
-  data: text({ values: "FILE", wanted: "a file to read", help: "text to train on", otherwise: "Moby Dick" }),
+  data: text({
+    values: "FILE",
+    wanted: "a file to read",
+    help: 'text to train on; *.jsonl: documents to pack, a JSON object with a string "text" a line',
+    otherwise: "Moby Dick",
+  }),
+  pack: toggle("take a plain text as documents: several in a sequence, attention and positions within each alone"),
+  separator: text({
+    values: "TEXT",
+    wanted: "a text, in which \\n and \\t stand for a new line and a tab",
+    help: "what lies between the documents of --pack; \\n stands for a new line",
+    otherwise: "blank lines",
+  }),
   compare: toggle("run as vanilla, with recomputation, and with mini-sequences + recomputation, side by side"),
   "compare-strategies": toggle(
     "run every strategy over --ranks beside one rank, at --seq tokens and twice as many, in one table",

@@ -8,6 +8,7 @@ import {
   BYTE_VOCAB,
   DataSource,
   hasModelWeights,
+  isJsonLines,
   MODEL_PRESETS,
   type ModelConfig,
   parseModelConfig,
@@ -54,7 +55,7 @@ export interface BenchInputs {
  */
 export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
   await checkWritable(flags.json);
-  const text = await blaming(`--data=${flags.data}`, () => readText(flags.data));
+  const text = await readTrainingText(flags);
   const { model } = flags;
   if (model === undefined || Object.hasOwn(MODEL_PRESETS, model)) return { text };
   const isFolder = await Deno.stat(model).then(({ isDirectory }) => isDirectory, () => false);
@@ -67,6 +68,27 @@ export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
   }
   const folder = await blaming(`--model=${model}`, () => readModelFolder(model));
   return { text, folder: { model: folder, hasWeights: await hasModelWeights(model) } };
+}
+
+/** Text with the separator of documents as it was meant. */
+async function readTrainingText({ data, pack, separator }: BenchFlags): Promise<TokenizedText> {
+  if (separator !== undefined && data !== undefined && isJsonLines(data)) {
+    throw new UsageError(`Cannot use --separator with --data=${data}: its documents are its lines`);
+  }
+  if (separator !== undefined && !pack) {
+    throw new UsageError("Cannot use --separator without --pack: it lies between the documents of a plain text");
+  }
+  const text = await blaming(
+    `--data=${data}`,
+    () => readText(data, { pack, separator: unescapeSeparator(separator) }),
+  );
+  if (text.tokens.length === 0) throw new UsageError(`Cannot train on ${text.name}: it has no documents`);
+  return text;
+}
+
+/** What `\n` and `\t` of a command line stand for. */
+function unescapeSeparator(separator?: string): string | undefined {
+  return separator?.replaceAll("\\n", "\n").replaceAll("\\t", "\t");
 }
 
 /**
@@ -95,6 +117,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         ...resolveChunks(flags),
         seqTokens: flags.seq ?? (mode === "longest" ? topology.ranks : sizes.seqTokens),
         batch: flags.batch,
+        packed: inputs.text.packed,
         accumulate: flags.accumulate,
         steps,
         seed: flags.seed,
@@ -109,6 +132,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
     memoryBudgetBytes: comparesStrategies ? undefined : flags["memory-budget"],
     warmup: flags.warmup ?? (steps > 1 ? 1 : 0),
     dataFile: flags.data,
+    separator: unescapeSeparator(flags.separator),
     profile: flags.profile ?? false,
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };

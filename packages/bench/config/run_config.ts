@@ -36,6 +36,8 @@ export interface RunConfig {
   readonly warmup: number;
   /** Text to train on; Moby Dick when left out. */
   readonly dataFile?: string;
+  /** What lies between the documents of a packed plain text; blank lines when left out. */
+  readonly separator?: string;
   /** Whether kernels are timed. */
   readonly profile: boolean;
   /** Seconds without a sign of life after which a rank is given up. */

@@ -36,6 +36,8 @@ export interface RunSummary {
   readonly gradNorms: readonly number[];
   /** Steps that were measured. */
   readonly measuredSteps: number;
+  /** Documents in the sequences of a measured step, on average. */
+  readonly documentsPerStep: number;
   /** Tokens of the whole run per second. */
   readonly tokensPerSecond: Spread;
   /** A step, by its slowest rank. */
@@ -71,6 +73,7 @@ export function summarize(run: RunConfig, launched: readonly LaunchedRank[]): Ru
     losses: allSteps.map(({ loss }) => loss),
     gradNorms: allSteps.map(({ gradNorm }) => gradNorm),
     measuredSteps: slowestMs.length,
+    documentsPerStep: mean(measured[0].map(({ documents }) => documents)),
     tokensPerSecond: spreadOf(slowestMs.map((ms) => stepTokens(run.train) / ms * 1000)),
     stepMs: spreadOf(slowestMs),
     computeMs: medianOf((report) => report.computeMs),

