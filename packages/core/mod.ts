@@ -105,5 +105,7 @@ export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";
+export { SharedMemory } from "./transport/shared_memory.ts";
 export { statsSince } from "./transport/stats.ts";
 export { subgroup } from "./transport/subgroup.ts";
+export { connectWorkerGroup } from "./transport/worker_group.ts";

@@ -21,7 +21,7 @@ export interface RunningCommand {
   /** Resolves when it has ended. */
   readonly result: Promise<CommandResult>;
   /** Numbers of its child processes, by rank. */
-  ranks(): Promise<number[]>;
+  ranks(): number[];
   /** Resolves once `text` has come on stderr. */
   says(text: string): Promise<void>;
 }
@@ -87,20 +87,23 @@ export async function runCommand(
   return await startCommand(file, args, options).result;
 }
 
-/** Numbers of the processes that a process has started, in the order of their starting. */
-export async function childrenOf(pid: number): Promise<number[]> {
+/**
+ * Numbers of the processes that a process has started, in the order of their starting. Found without a turn of the event
+ * loop: a process that was just started has not said anything yet.
+ */
+export function childrenOf(pid: number): number[] {
   const children = [];
-  for await (const { name } of Deno.readDir("/proc")) {
+  for (const { name } of Deno.readDirSync("/proc")) {
     if (!/^\d+$/.test(name)) continue;
-    const stat = await readStat(Number(name));
+    const stat = readStat(Number(name));
     if (stat && stat.parent === pid) children.push({ pid: Number(name), startedAt: stat.startedAt });
   }
   return children.sort((a, b) => a.startedAt - b.startedAt || a.pid - b.pid).map((child) => child.pid);
 }
 
 /** Whether a process is running or stopped; one that only waits to be reaped is gone. */
-export async function isAlive(pid: number): Promise<boolean> {
-  const stat = await readStat(pid);
+export function isAlive(pid: number): boolean {
+  const stat = readStat(pid);
   return stat !== undefined && stat.state !== "Z" && stat.state !== "X";
 }
 
@@ -109,7 +112,7 @@ export async function survivors(pids: readonly number[], ms: number): Promise<nu
   const deadline = performance.now() + ms;
   while (true) {
     const alive = [];
-    for (const pid of pids) if (await isAlive(pid)) alive.push(pid);
+    for (const pid of pids) if (isAlive(pid)) alive.push(pid);
     if (alive.length === 0 || performance.now() > deadline) return alive;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -118,7 +121,7 @@ export async function survivors(pids: readonly number[], ms: number): Promise<nu
 /** Whether a process that was sent SIGSTOP is stopped after at most `ms`: all its threads have to notice. */
 export async function stopsWithin(pid: number, ms: number): Promise<boolean> {
   const deadline = performance.now() + ms;
-  while ((await readStat(pid))?.state !== "T") {
+  while (readStat(pid)?.state !== "T") {
     if (performance.now() > deadline) return false;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
@@ -126,9 +129,13 @@ export async function stopsWithin(pid: number, ms: number): Promise<boolean> {
 }
 
 /** See proc(5): pid (name) state parent … and as field 22 the time of its start. */
-async function readStat(pid: number): Promise<{ state: string; parent: number; startedAt: number } | undefined> {
-  const text = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => undefined);
-  if (text === undefined) return undefined;
+function readStat(pid: number): { state: string; parent: number; startedAt: number } | undefined {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  } catch {
+    return undefined; // it has ended
+  }
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return { state: fields[0], parent: Number(fields[1]), startedAt: Number(fields[19]) };
 }

@@ -36,7 +36,7 @@ async function suffer({ flags, moment, rank, signal }: Fault): Promise<Aftermath
   let ranks: number[] = [];
   try {
     await command.says(moment);
-    ranks = await command.ranks();
+    ranks = command.ranks();
     assert(rank === undefined || rank < ranks.length, `Found ${ranks.length} ranks`);
     const startMs = performance.now();
     Deno.kill(rank === undefined ? command.pid : ranks[rank], signal);
@@ -46,7 +46,7 @@ async function suffer({ flags, moment, rank, signal }: Fault): Promise<Aftermath
     const error = result.stderr.split("\n").findLast((line) => line.startsWith("error: ")) ?? "";
     return { ...result, error, elapsedMs };
   } finally {
-    for (const pid of [command.pid, ...ranks]) if (await isAlive(pid)) Deno.kill(pid, "SIGKILL");
+    for (const pid of [command.pid, ...ranks]) if (isAlive(pid)) Deno.kill(pid, "SIGKILL");
   }
 }
 

@@ -25,19 +25,19 @@ const RUN: RunConfig = {
  */
 async function withStranger(visit: (url: string) => Promise<void>): Promise<void> {
   const listening = Promise.withResolvers<string>();
-  const known = await childrenOf(Deno.pid);
+  const known = childrenOf(Deno.pid);
   const ranks: number[] = [];
   const launched = launch({
     job: { run: RUN },
     gpus: [],
     onEvent: (_, event) => {
       if (event.type !== "listening") return;
-      if (ranks.length === 2) Deno.kill(ranks[1], "SIGSTOP");
+      Deno.kill(ranks[1], "SIGSTOP");
       listening.resolve(event.url);
     },
   });
   launched.catch(listening.reject);
-  ranks.push(...(await childrenOf(Deno.pid)).filter((pid) => !known.includes(pid)));
+  ranks.push(...childrenOf(Deno.pid).filter((pid) => !known.includes(pid)));
   const url = await listening.promise;
   try {
     assert(await stopsWithin(ranks[1], 5000), "rank 1 is held back");

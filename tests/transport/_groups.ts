@@ -1,5 +1,6 @@
 /**
- * Process groups for tests: every rank lives in the test's own process, linked in memory or over real WebSockets.
+ * Process groups for tests: every rank lives in the test's own process, linked in memory or over real WebSockets, which
+ * this thread holds or a worker of each rank.
  *
  * @module
  */
@@ -8,6 +9,7 @@ import { createLoopbackGroups } from "../../packages/core/transport/loopback.ts"
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import type { ConnectOptions } from "../../packages/core/transport/connect_options.ts";
 import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
+import { connectWorkerGroup } from "../../packages/core/transport/worker_group.ts";
 
 /** The token of the runs that tests start. */
 export const TOKEN = "token of a test run";
@@ -15,22 +17,34 @@ export const TOKEN = "token of a test run";
 /** How to create the groups of a run. */
 export interface Transport {
   readonly name: string;
+  /** Numbers of ranks that the conformance cases are run with. */
+  readonly sizes: readonly number[];
   create(size: number, options?: { timeoutMs?: number }): Promise<ProcessGroup[]>;
 }
 
 /** The transports that must behave alike. */
 export const TRANSPORTS: readonly Transport[] = [
-  { name: "loopback", create: (size, options) => Promise.resolve(createLoopbackGroups(size, options)) },
-  { name: "sockets", create: connectGroups },
+  {
+    name: "loopback",
+    sizes: [1, 2, 3, 4, 5],
+    create: (size, options) => Promise.resolve(createLoopbackGroups(size, options)),
+  },
+  { name: "sockets", sizes: [1, 2, 3, 4, 5], create: connectGroups },
+  {
+    name: "workers",
+    sizes: [1, 2, 3, 5],
+    create: (size, options) => connectGroups(size, options, connectWorkerGroup),
+  },
 ];
 
 /** Starts rank 0 and gives its address with the promise of its group. */
 export async function startRankZero(
   size: number,
   options: Partial<ConnectOptions> = {},
+  connect = connectProcessGroup,
 ): Promise<{ url: string; group: Promise<ProcessGroup> }> {
   const listening = Promise.withResolvers<string>();
-  const group = connectProcessGroup({ rank: 0, size, token: TOKEN, onListening: listening.resolve, ...options });
+  const group = connect({ rank: 0, size, token: TOKEN, onListening: listening.resolve, ...options });
   group.catch(listening.reject);
   return { url: await listening.promise, group };
 }
@@ -41,15 +55,20 @@ export function joinRun(
   size: number,
   url: string,
   options: Partial<ConnectOptions> = {},
+  connect = connectProcessGroup,
 ): Promise<ProcessGroup> {
-  return connectProcessGroup({ rank, size, token: TOKEN, rendezvous: url, ...options });
+  return connect({ rank, size, token: TOKEN, rendezvous: url, ...options });
 }
 
 /** Creates a run whose ranks are linked by WebSockets. */
-export async function connectGroups(size: number, options: { timeoutMs?: number } = {}): Promise<ProcessGroup[]> {
-  if (size === 1) return [await connectProcessGroup({ rank: 0, size, token: TOKEN, ...options })];
-  const { url, group } = await startRankZero(size, options);
-  const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, options));
+export async function connectGroups(
+  size: number,
+  options: { timeoutMs?: number } = {},
+  connect = connectProcessGroup,
+): Promise<ProcessGroup[]> {
+  if (size === 1) return [await connect({ rank: 0, size, token: TOKEN, ...options })];
+  const { url, group } = await startRankZero(size, options, connect);
+  const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, options, connect));
   return await Promise.all([group, ...others]);
 }
 

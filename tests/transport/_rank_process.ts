@@ -1,15 +1,16 @@
 /**
- * One rank as a process of its own: `deno run _rank_process.ts RANK SIZE TIMEOUT_MS MODE [URL]`. Writes one JSON value a
+ * One rank as a process of its own, with its group in a worker: `deno run _rank_process.ts RANK SIZE TIMEOUT_MS MODE [URL]`. Writes one JSON value a
  * line: rank 0 its address, every rank "ready", and at last its result or its error.
  *
  * Mode `work` exchanges and leaves by reaching its end, so that anything left open shows as a process that stays; mode
- * `endless` exchanges until something fails.
+ * `endless` exchanges until something fails; in mode `hang` rank 1 blocks its thread for good in step 3, and in mode
+ * `pause` for one and a half timeouts in every step.
  *
  * @module
  */
 import { PeerError } from "../../packages/core/transport/errors.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
-import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
+import { connectWorkerGroup } from "../../packages/core/transport/worker_group.ts";
 import { patternBytes, sameBytes, TOKEN } from "./_groups.ts";
 
 const [rank, size, timeoutMs] = Deno.args.slice(0, 3).map(Number);
@@ -32,10 +33,18 @@ async function exchange(group: ProcessGroup): Promise<number> {
   return sum[999];
 }
 
-const group = await connectProcessGroup({ rank, size, token: TOKEN, timeoutMs, rendezvous, onListening: report });
+/** Keeps this thread from looking at anything. */
+function block(ms: number): void {
+  const endMs = performance.now() + ms;
+  while (performance.now() < endMs);
+}
+
+const group = await connectWorkerGroup({ rank, size, token: TOKEN, timeoutMs, rendezvous, onListening: report });
 try {
   report("ready");
   for (group.step = 1; mode === "endless" || group.step <= 3; group.step++) {
+    if (rank === 1 && mode === "hang" && group.step === 3) block(Infinity);
+    if (rank === 1 && mode === "pause") block(1.5 * timeoutMs);
     const sum = await exchange(group);
     if (group.step === 3) report({ sum });
   }

@@ -103,3 +103,25 @@ Deno.test("when a process is stopped, the others end by the timeout and name it"
     assertGreaterOrEqual(performance.now() - startMs, 1000);
     assertLess(performance.now() - startMs, 15_000);
   }));
+
+Deno.test("a process whose thread is blocked for longer than the timeout is not blamed: its worker answers", () =>
+  withProcesses("pause", 400, async (ranks) => {
+    for (const rank of ranks) {
+      assertEquals(await rank.read(), { sum: 6 });
+      assertEquals((await rank.process.status).code, 0);
+    }
+  }));
+
+Deno.test("a process whose thread hangs is found after twice the timeout, and named", () =>
+  withProcesses("hang", 500, async (ranks) => {
+    const startMs = performance.now();
+    for (const rank of [ranks[0], ranks[2]]) {
+      const { message, origin } = await rank.read() as ReportedError;
+      assertStringIncludes(message, "Rank 1 stopped answering during");
+      assertStringIncludes(message, "signs of life but no message for 1 s");
+      assertEquals(origin, 1);
+      assertEquals((await rank.process.status).code, 3);
+    }
+    assertGreaterOrEqual(performance.now() - startMs, 900);
+    assertLess(performance.now() - startMs, 15_000);
+  }));

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ConnectOptions, connectProcessGroup, type ProcessGroup } from "@mst/core";
+import { type ConnectOptions, connectWorkerGroup, type ProcessGroup } from "@mst/core";
 import { parseRendezvous } from "../config/rendezvous_address.ts";
 import type { HostMeeting, LaunchedRank, RankEvent, RankOrder, RendezvousOrder } from "../launcher/rank_protocol.ts";
 
@@ -22,7 +22,7 @@ export interface MeetOptions {
 export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promise<ProcessGroup> {
   const { rank, token, job, meeting } = order;
   const { ranks, timeoutSeconds } = job.run;
-  return await connectProcessGroup({
+  return await connectWorkerGroup({
     rank,
     size: ranks,
     token,

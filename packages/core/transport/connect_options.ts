@@ -42,8 +42,8 @@ export interface ConnectOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /**
    * Milliseconds for the rendezvous, and later for a peer's silence while it is waited for; twice as many for a peer that
-   * lives but sends nothing. 60 000 by default. It must exceed the longest time in which a rank computes without yielding
-   * to its event loop, and half the longest time between two of its messages.
+   * lives but sends nothing. 60 000 by default. It must exceed half the longest time between two messages of a rank,
+   * and, unless its group is in a worker, the longest time in which it computes without yielding to its event loop.
    */
   readonly timeoutMs?: number;
   /** Told rank 0's address, for the other ranks, as soon as it listens. Not called in a run of one rank. */

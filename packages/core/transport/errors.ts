@@ -54,6 +54,10 @@ export class PeerError extends Error {
   readonly operation: string;
   /** Training step. */
   readonly step: number;
+  /** The failure by itself. */
+  readonly failure: PeerFailure;
+  /** The operation with the rank that it exchanges with. */
+  readonly stopped: PeerOperation;
 
   /** Ties a failure to the operation that it stops. */
   constructor(failure: PeerFailure, operation: PeerOperation) {
@@ -63,6 +67,8 @@ export class PeerError extends Error {
     this.origin = failure.origin;
     this.operation = operation.name;
     this.step = operation.step;
+    this.failure = failure;
+    this.stopped = operation;
   }
 }
 

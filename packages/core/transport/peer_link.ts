@@ -12,6 +12,7 @@ import { FrameReader } from "./frame_reader.ts";
 import { ABORT_GRACE_MS, BaseLink, LinkFailedError } from "./link.ts";
 import { MessageAssembler } from "./message_assembler.ts";
 import { release } from "./release.ts";
+import { isShared } from "./shared_memory.ts";
 
 /**
  * A message that fits is one frame, which the receiver hands over as it came. Parts of a longer one, which it has to
@@ -139,13 +140,21 @@ export class PeerLink extends BaseLink {
   #sendFrame(frame: Frame): void {
     if (frame.payload.length >= APART_BYTES) {
       this.#socket.send(encodeHead(frame));
-      this.#socket.send(frame.payload as Uint8Array<ArrayBuffer>);
+      this.#socket.send(this.#ownMemory(frame.payload));
       return;
     }
     const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
     this.#socket.send(bytes);
     const filler = this.#accepted ? undefined : fillerAfter(bytes.length);
     if (filler) this.#socket.send(filler);
+  }
+
+  /** The payload as it lies, or a copy of it: sockets take no shared memory. */
+  #ownMemory(payload: Uint8Array): Uint8Array<ArrayBuffer> {
+    if (!isShared(payload)) return payload as Uint8Array<ArrayBuffer>;
+    const copy = this.#frameOf(payload.length).subarray(0, payload.length);
+    copy.set(payload);
+    return copy;
   }
 
   /** Waits until the socket has room, polling since sockets have no event for it. */

@@ -1,0 +1,55 @@
+/**
+ * Memory of the host that threads share, kept to be used again.
+ *
+ * @module
+ */
+
+/** Lengths are rounded up to this, so that buffers of about the same length serve one another. */
+const GRAIN_BYTES = 64 * 1024;
+
+/** Buffers that are kept while nobody uses them. */
+const MAX_IDLE_BUFFERS = 8;
+
+/**
+ * Hands out memory from which a process group in a worker sends, and in which it sums, without a copy (see
+ * `connectWorkerGroup`). Memory that comes back is handed out again: fresh pages from the operating system cost several
+ * times what copying to them does. The contents of what is handed out are undefined.
+ */
+export class SharedMemory {
+  /** Least recently used first. */
+  readonly #idle: SharedArrayBuffer[] = [];
+
+  /** Takes an array of `length` floats, to be given back by {@linkcode SharedMemory.give} or left to the collector. */
+  floats(length: number): Float32Array<SharedArrayBuffer> {
+    return new Float32Array(this.#take(length * Float32Array.BYTES_PER_ELEMENT), 0, length);
+  }
+
+  /** As {@linkcode SharedMemory.floats}, of bytes. */
+  bytes(length: number): Uint8Array<SharedArrayBuffer> {
+    return new Uint8Array(this.#take(length), 0, length);
+  }
+
+  /** Takes back what nobody reads or writes any more; once for each array taken. */
+  give({ buffer }: ArrayBufferView<SharedArrayBuffer>): void {
+    this.#idle.push(buffer);
+    if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift();
+  }
+
+  /** The smallest idle buffer that holds as many bytes, unless it would be wasted on them. */
+  #take(bytes: number): SharedArrayBuffer {
+    const wantedBytes = Math.max(1, Math.ceil(bytes / GRAIN_BYTES)) * GRAIN_BYTES;
+    let best: SharedArrayBuffer | undefined;
+    for (const buffer of this.#idle) {
+      const fits = buffer.byteLength >= wantedBytes && buffer.byteLength <= 2 * wantedBytes;
+      if (fits && !(best && best.byteLength <= buffer.byteLength)) best = buffer;
+    }
+    if (!best) return new SharedArrayBuffer(wantedBytes);
+    this.#idle.splice(this.#idle.indexOf(best), 1);
+    return best;
+  }
+}
+
+/** Whether threads share the memory of an array. */
+export function isShared({ buffer }: ArrayBufferView): boolean {
+  return buffer instanceof SharedArrayBuffer;
+}
