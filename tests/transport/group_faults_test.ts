@@ -99,7 +99,7 @@ for (const transport of TRANSPORTS) {
         `Rank 1 stopped answering during recv "x"`,
       );
       assertEquals(error.kind, "timeout");
-    }, { timeoutMs: 100 }));
+    }, { timeoutMs: 500 })); // long enough for workers to meet
 
   Deno.test(`${transport.name}: a failed run closes soon`, () =>
     withGroups(transport, 4, async (groups) => {
