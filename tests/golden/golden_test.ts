@@ -1,7 +1,7 @@
 import { createLoopbackGroups, createReferenceBackend, createSingleStrategy } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
-import { assertGolden, readGolden } from "../_support/golden.ts";
+import { assertGolden, packGolden, readGolden } from "../_support/golden.ts";
 
 const CASES = ["llama3", "llama2", "llama31"];
 
@@ -13,6 +13,19 @@ for (const name of CASES) {
       await assertGolden(golden, backend, createSingleStrategy(backend), { recompute, mlpChunks: 3, headChunks: 7 });
     });
   }
+
+  Deno.test(`${name} packed between other documents, on one rank and over a ring of 3, reference backend`, async () => {
+    const golden = packGolden(await readGolden(name));
+    await using backend = createReferenceBackend({ poison: true });
+    await assertGolden(golden, backend, createSingleStrategy(backend), { mlpChunks: 3, headChunks: 7 });
+    await Promise.all(
+      createLoopbackGroups(3).map(async (group) => {
+        await using backend = createReferenceBackend({ poison: true });
+        await assertGolden(golden, backend, createRingStrategy({ backend, group }));
+        await group.close();
+      }),
+    );
+  });
 
   for (const ranks of [2, 4]) {
     Deno.test(`${name} by ulysses over ${ranks} ranks, reference backend`, async () => {
