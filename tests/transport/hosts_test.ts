@@ -5,7 +5,7 @@ import type { ProcessGroup } from "../../packages/core/transport/process_group.t
 import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
 import { makeCertificate } from "../_support/certificate.ts";
 import { freePort } from "../_support/free_port.ts";
-import { delay, joinRun, startRankZero, TOKEN } from "./_groups.ts";
+import { delay, joinRun, patternBytes, sameBytes, startRankZero, TOKEN } from "./_groups.ts";
 
 /** All ranks exchange with all, and leave. */
 async function exchangeAndClose(groups: readonly ProcessGroup[]): Promise<void> {
@@ -114,6 +114,22 @@ Deno.test("hosts: with a certificate all links are encrypted, and only who shows
   assertStringIncludes(impostor.message, "certificate");
   await assertRejects(() => joinRun(1, 3, url.replace("wss:", "ws:")), PeerError, "nobody answers at ws://");
   await exchangeAndClose(await Promise.all([group, joinRun(1, 3, url, { tls }), joinRun(2, 3, url, { tls })]));
+});
+
+Deno.test("hosts: long and short messages come whole over encrypted links, in order", async () => {
+  const tls = await makeCertificate();
+  const { url, group } = await startRankZero(2, { tls });
+  const groups = await Promise.all([group, joinRun(1, 2, url, { tls })]);
+  const lengths = [0, 1, 1500, 70_000, 2 ** 18, 2 ** 18 + 1, 3 * 2 ** 20, ...new Array(100).fill(2000)];
+  await Promise.all(groups.map(async (group) => {
+    const peer = 1 - group.rank;
+    const sent = lengths.map((length, i) => group.send(peer, patternBytes(length, i + group.rank), "block"));
+    for (const [i, length] of lengths.entries()) {
+      assert(sameBytes(await group.recv(peer, "block"), patternBytes(length, i + peer)), `message ${i}`);
+    }
+    await Promise.all(sent);
+    await group.close();
+  }));
 });
 
 Deno.test("hosts: a certificate for another address is refused", async () => {

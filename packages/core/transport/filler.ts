@@ -6,6 +6,10 @@
  * acknowledged, which the receiver puts off for up to 40 ms. With a filler behind it, it does fill a segment. Deno's
  * server, which turns Nagle's algorithm off, needs none.
  *
+ * With TLS both ends leave it on, and what is written is buffered once more, where the end of a long message was seen to
+ * stay until something else was written. So there every message is followed by a filler that fills a segment of a
+ * network, and, after a while, by another.
+ *
  * @module
  */
 import { encodeControlFrame } from "./frame.ts";
@@ -16,10 +20,50 @@ const ONE_WRITE_BYTES = 1024;
 /** Enough to fill a TCP segment of the loopback, whose packets are 64 KiB long. */
 const SEGMENT_BYTES = 64 * 1024;
 
+/** Enough to fill a TCP segment of a network whose packets are as long as Ethernet's largest. */
+const NETWORK_SEGMENT_BYTES = 9000;
+
+/** How long after a message the second filler follows, in milliseconds. */
+const NUDGE_MS = 50;
+
 const ZEROS = new Uint8Array(SEGMENT_BYTES);
 
-/** The frame to send after one of `frameBytes` bytes, where there has to be one. */
+/** The frame to send after one of `frameBytes` bytes, where there has to be one, on a link without TLS. */
 export function fillerAfter(frameBytes: number): Uint8Array<ArrayBuffer> | undefined {
   if (frameBytes <= ONE_WRITE_BYTES || frameBytes >= SEGMENT_BYTES) return undefined;
   return encodeControlFrame("filler", ZEROS.subarray(frameBytes));
+}
+
+/** Pushes messages out of an encrypted socket. */
+export class EncryptedPush {
+  readonly #send: (filler: Uint8Array<ArrayBuffer>) => void;
+  readonly #filler = encodeControlFrame("filler", ZEROS.subarray(0, NETWORK_SEGMENT_BYTES));
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #hasSent = false;
+
+  /** @param send sends a filler, unless the socket is closed */
+  constructor(send: (filler: Uint8Array<ArrayBuffer>) => void) {
+    this.#send = send;
+  }
+
+  /** A message was sent. */
+  message(): void {
+    this.#send(this.#filler);
+    this.#hasSent = true;
+    this.#timer ??= setTimeout(() => this.#nudge(), NUDGE_MS);
+  }
+
+  /** No more is sent. */
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#hasSent = false;
+  }
+
+  /** One more filler after the last message; the timer runs only while messages are sent. */
+  #nudge(): void {
+    this.#timer = this.#hasSent ? setTimeout(() => this.#nudge(), NUDGE_MS) : undefined;
+    if (!this.#hasSent) return;
+    this.#send(this.#filler);
+    this.#hasSent = false;
+  }
 }

@@ -5,7 +5,7 @@
  */
 import { decodeAbort, encodeAbort } from "./control_payload.ts";
 import { FrameError, type PeerFailure } from "./errors.ts";
-import { fillerAfter } from "./filler.ts";
+import { EncryptedPush, fillerAfter } from "./filler.ts";
 import { encodeControlFrame, encodeFrame, encodeHead, type Frame, frameBytes, type FrameKind } from "./frame.ts";
 import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
 import { FrameReader } from "./frame_reader.ts";
@@ -22,6 +22,8 @@ const PART_BYTES = 4 * 1024 * 1024;
 /** Bytes that may wait in the socket before a frame more: four parts keep it busy from one poll to the next. */
 const HIGH_WATER_BYTES = 4 * PART_BYTES;
 const LONGEST_POLL_MS = 16;
+/** Parts on an encrypted link, since Deno's server takes a time that grows with the square of a message's length there. */
+const ENCRYPTED_PART_BYTES = 256 * 1024;
 /** Shortest payload that goes apart; long enough to push the head before it out of the socket, see `fillerAfter`. */
 const APART_BYTES = 64 * 1024;
 
@@ -43,6 +45,8 @@ export interface PeerLinkOptions {
    * frame in the other direction does at once. A rank that connected sends fillers, for the same reason.
    */
   readonly accepted: boolean;
+  /** Whether the connection is encrypted; both ranks send fillers then, see `EncryptedPush`. */
+  readonly encrypted: boolean;
 }
 
 /**
@@ -52,6 +56,7 @@ export interface PeerLinkOptions {
 export class PeerLink extends BaseLink {
   readonly #socket: WebSocket;
   readonly #accepted: boolean;
+  readonly #push: EncryptedPush | undefined;
   readonly #reader = new FrameReader();
   readonly #assembler = new MessageAssembler();
   readonly #outgoing: OutgoingMessage[] = [];
@@ -63,10 +68,11 @@ export class PeerLink extends BaseLink {
   #nextId = 0;
 
   /** Takes over the socket. */
-  constructor(socket: WebSocket, { peer, timeoutMs, accepted }: PeerLinkOptions) {
+  constructor(socket: WebSocket, { peer, timeoutMs, accepted, encrypted }: PeerLinkOptions) {
     super(peer, timeoutMs, () => this.#sendControl("ping"));
     this.#socket = socket;
     this.#accepted = accepted;
+    if (encrypted) this.#push = new EncryptedPush((filler) => this.#sendFiller(filler));
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#disconnect(event.code);
@@ -90,6 +96,7 @@ export class PeerLink extends BaseLink {
     const graceMs = this.failed ? Math.min(ABORT_GRACE_MS, this.timeoutMs) : this.timeoutMs;
     this.beginClose(reason);
     await this.#sent;
+    this.#push?.stop();
     if (!this.failed) this.#sendControl("goodbye");
     // The peer closes the socket once it has read the last frame: closing it here could drop frames still to be written.
     await settledWithin(this.#disconnected.promise, graceMs);
@@ -98,6 +105,7 @@ export class PeerLink extends BaseLink {
 
   protected override fail(failure: PeerFailure): void {
     super.fail(failure);
+    this.#push?.stop();
     for (const { taken } of this.#outgoing.splice(0)) taken.reject(new LinkFailedError(failure));
   }
 
@@ -124,7 +132,7 @@ export class PeerLink extends BaseLink {
 
   async #sendMessage({ label, data }: OutgoingMessage): Promise<void> {
     const messageId = this.#nextId++;
-    const partBytes = data.length <= MAX_FRAME_PAYLOAD_BYTES ? data.length : PART_BYTES;
+    const partBytes = this.#partBytes(data.length);
     let offsetBytes = 0;
     do {
       if (this.#socket.bufferedAmount >= HIGH_WATER_BYTES) await this.#drain();
@@ -134,6 +142,12 @@ export class PeerLink extends BaseLink {
       this.#sendFrame({ kind: "data", messageId, label: labelled, totalBytes: data.length, offsetBytes, payload });
       offsetBytes += payload.length;
     } while (offsetBytes < data.length);
+    this.#push?.message();
+  }
+
+  #partBytes(messageBytes: number): number {
+    if (this.#push) return ENCRYPTED_PART_BYTES;
+    return messageBytes <= MAX_FRAME_PAYLOAD_BYTES ? messageBytes : PART_BYTES;
   }
 
   /** The socket copies what it is given, so that one buffer serves all frames and payloads are sent as they lie. */
@@ -145,7 +159,7 @@ export class PeerLink extends BaseLink {
     }
     const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
     this.#socket.send(bytes);
-    const filler = this.#accepted ? undefined : fillerAfter(bytes.length);
+    const filler = this.#accepted || this.#push ? undefined : fillerAfter(bytes.length);
     if (filler) this.#socket.send(filler);
   }
 
@@ -155,6 +169,11 @@ export class PeerLink extends BaseLink {
     const copy = this.#frameOf(payload.length).subarray(0, payload.length);
     copy.set(payload);
     return copy;
+  }
+
+  /** A filler between a goodbye or an abort and the end would be one frame too many. */
+  #sendFiller(filler: Uint8Array<ArrayBuffer>): void {
+    if (!this.#saidLast && this.#socket.readyState === WebSocket.OPEN) this.#socket.send(filler);
   }
 
   /** Waits until the socket has room, polling since sockets have no event for it. */
@@ -223,7 +242,7 @@ export class PeerLink extends BaseLink {
     const message = this.#assembler.push(frame);
     if (message?.data !== frame.payload) release(frame.payload);
     if (!message) return;
-    if (this.#accepted) this.#sendControl("pong");
+    if (this.#accepted && !this.#push) this.#sendControl("pong");
     this.deliver(message);
   }
 

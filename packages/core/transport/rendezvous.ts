@@ -209,7 +209,9 @@ class Meeting {
   }
 
   #link(peer: number, socket: WebSocket): void {
-    const link = new PeerLink(socket, { peer, timeoutMs: this.#timeoutMs, accepted: peer > this.#options.rank });
+    const { rank, tls } = this.#options;
+    const options = { peer, timeoutMs: this.#timeoutMs, accepted: peer > rank, encrypted: tls !== undefined };
+    const link = new PeerLink(socket, options);
     this.#links[peer] = link;
     link.onFailure((failure) => this.fail(failure));
   }
