@@ -23,7 +23,7 @@ export * from "./config/model_config.ts";
 export { MODEL_PRESETS } from "./config/presets.ts";
 export * from "./config/train_config.ts";
 export { applyLayer, type Forward, type Layer, outputLike, rematerializeLayer } from "./layer/layer.ts";
-export type { Parameter } from "./layer/parameter.ts";
+export type { Parameter, ParameterGroup } from "./layer/parameter.ts";
 export { type GatheredRows, type Region, type RowSlice, rowsOfSlice, WHOLE_REGION } from "./layer/region.ts";
 export { sequential } from "./layer/sequential.ts";
 export { type BytesByTag, Ledger, type LedgerOptions, type PeakMemory } from "./memory/ledger.ts";
@@ -48,6 +48,15 @@ export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";
+export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
+export {
+  createModelStates,
+  type CreateParameterOptions,
+  createWholeStates,
+  dividedStates,
+  type ModelStates,
+  type OwnElements,
+} from "./sharding/model_states.ts";
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { exchangeParts } from "./strategy/exchange_parts.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
@@ -89,7 +98,6 @@ export { hasModelWeights, readModelFolder, readModelWeights } from "./train/mode
 export { createAdamW, type Optimizer } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, writeSafetensors } from "./train/safetensors_writer.ts";
-export { createStateSharding, type StateSharding } from "./train/state_sharding.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
 export {
   BYTE_VOCAB,

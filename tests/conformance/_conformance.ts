@@ -11,13 +11,12 @@ import {
   createLoopbackGroups,
   createReferenceBackend,
   createSingleStrategy,
-  elementCount,
   type ModelConfig,
-  parameterSpecs,
   parseTrainConfig,
   type ProcessGroup,
-  segmentBounds,
   type SequenceStrategy,
+  SHARD_STAGES,
+  type ShardStage,
   type TokenBatch,
   type TrainConfig,
   Trainer,
@@ -26,6 +25,7 @@ import {
 import { assertClose } from "../_support/compare.ts";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 import { assertAttentionMemory } from "./_attention_memory.ts";
+import { stateTraffic } from "./_state_traffic.ts";
 
 /** A shape that strategies are tried on; the ranks go from 1 to 5. */
 export interface ConformanceShape {
@@ -83,7 +83,10 @@ export function testStrategy(strategy: StrategyCase): void {
     const supported = RANKS.filter((ranks) => !skipOf(strategy, name, ranks));
 
     Deno.test(`${strategy.name} computes what one rank computes: ${name}`, async () => {
-      for (const ranks of supported) await assertSameGradients(strategy, SHAPES[name], ranks);
+      for (const ranks of supported) {
+        await assertSameGradients(strategy, SHAPES[name], ranks);
+        await assertSameGradients(strategy, SHAPES[name], ranks, "weights");
+      }
     });
 
     Deno.test(`${strategy.name} holds and sends exactly the bytes that its formulas say: ${name}`, async () => {
@@ -104,13 +107,16 @@ export function testStrategy(strategy: StrategyCase): void {
     }
   }
 
-  Deno.test(`${strategy.name} trains as one rank does, for ten steps`, async () => {
-    for (const name of ["multi-query, batches", "packed documents"] as const) {
-      for (const ranks of RANKS) {
-        if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks);
+  for (const shard of SHARD_STAGES) {
+    Deno.test(`${strategy.name} trains as one rank does, for ten steps, shard ${shard}`, async () => {
+      const names = ["multi-query, batches", ...shard === "none" ? ["packed documents"] : []] as ShapeName[];
+      for (const name of names) {
+        for (const ranks of RANKS) {
+          if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks, shard);
+        }
       }
-    }
-  });
+    });
+  }
 
   Deno.test(`${strategy.name} refuses a sequence shorter than its ranks with the numbers`, async () => {
     const [group] = createLoopbackGroups(4);
@@ -128,8 +134,9 @@ export async function assertSameGradients(
   strategy: StrategyCase,
   shape: ConformanceShape,
   ranks: number,
+  shard: ShardStage = "none",
 ): Promise<void> {
-  const train = trainConfig(shape, { accumulate: 2 });
+  const train = trainConfig(shape, { accumulate: 2, shard });
   const batches = randomBatches(shape, 2);
   const whole = await onOneRank(shape.model, train, (trainer) => trainer.gradients(batches));
   const reports = await onTrainers(strategy, shape.model, train, ranks, (trainer) => trainer.gradients(batches));
@@ -145,42 +152,55 @@ export async function assertSameGradients(
   }
 }
 
-/** Asserts that the losses of ten steps are those of one rank. */
+/** Asserts that losses and gradient norms of ten steps are those of one rank, and the same to the bit on all. */
 export async function assertSameTraining(
   strategy: StrategyCase,
   shape: ConformanceShape,
   ranks: number,
+  shard: ShardStage = "none",
 ): Promise<void> {
-  const train = trainConfig(shape, { learningRate: 0.01 });
+  const train = trainConfig(shape, { learningRate: 0.01, shard });
   const batches = randomBatches(shape, 10);
-  const losses = async (trainer: Trainer) => {
-    const steps = [];
-    for (const batch of batches) steps.push((await trainer.step([batch])).loss);
-    return steps;
+  const steps = async (trainer: Trainer) => {
+    const losses: number[] = [];
+    const norms: number[] = [];
+    for (const batch of batches) {
+      const { loss, gradNorm } = await trainer.step([batch]);
+      losses.push(loss);
+      norms.push(gradNorm);
+    }
+    return { losses, norms };
   };
-  const whole = await onOneRank(shape.model, train, losses);
-  assertEquals(new Set(whole).size, 10, "the steps differ");
-  for (const steps of await onTrainers(strategy, shape.model, train, ranks, losses)) {
+  const whole = await onOneRank(shape.model, train, steps);
+  assertEquals(new Set(whole.losses).size, 10, "the steps differ");
+  const reports = await onTrainers(strategy, shape.model, train, ranks, steps);
+  for (const report of reports) {
     // AdamW divides by the root of tiny numbers, which widens the rounding of the gradients.
-    assertClose(steps, whole, { relative: 1e-5, what: `losses over ${ranks} ranks` });
+    assertClose(report.losses, whole.losses, { relative: 1e-5, what: `losses over ${ranks} ranks` });
+    assertClose(report.norms, whole.norms, { relative: 1e-4, what: `gradient norms over ${ranks} ranks` });
+    assertEquals(report, reports[0], "losses and norms are the same to the bit on every rank");
   }
 }
 
 /** Asserts that every rank sends in a step what the strategy's formulas say. */
 export async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
-  for (const recompute of ["none", "layer"] as const) {
-    const train = trainConfig(shape, { accumulate: 2, recompute });
+  const runs = [
+    { recompute: "none", shard: "none" },
+    ...SHARD_STAGES.map((shard) => ({ recompute: "layer", shard })),
+  ];
+  for (const run of runs) {
+    const train = trainConfig(shape, { accumulate: 2, ...run });
     const batches = randomBatches(shape, 2);
     const wrong = await onTrainers(strategy, shape.model, train, ranks, async (trainer, ranked) => {
       const { bytesSent } = await trainer.step(batches);
       if (ranks === 1) return { bytesSent, expected: 0 };
       const { forward, backward } = strategy.traffic(shape, ranked);
       const layers = shape.model.layers * train.accumulate;
-      const attention = layers * ((recompute === "layer" ? 2 : 1) * forward + backward);
-      return { bytesSent, expected: attention + gradientBytes(shape.model, ranks, ranked.rank) };
+      const attention = layers * ((run.recompute === "layer" ? 2 : 1) * forward + backward);
+      return { bytesSent, expected: attention + stateTraffic(shape.model, train, ranked) };
     });
     wrong.forEach(({ bytesSent, expected }, rank) => {
-      assertEquals(bytesSent, expected, `bytes that rank ${rank} of ${ranks} sends, recompute ${recompute}`);
+      assertEquals(bytesSent, expected, `bytes that rank ${rank} of ${ranks} sends, ${JSON.stringify(run)}`);
     });
   }
 }
@@ -194,17 +214,6 @@ function assertRefused(strategy: StrategyCase, shape: ConformanceShape, ranks: n
     assertEquals(assertThrows(call, UnsupportedTopologyError).message, message);
   }
   assertEquals(backend.ledger.liveBytes(), 0);
-}
-
-/** Sent by ring reduce-scatter and ring all-gather of every weight's gradient. */
-function gradientBytes(model: ModelConfig, ranks: number, rank: number): number {
-  return parameterSpecs(model).reduce((sum, { shape }) => {
-    const segment = (i: number) => {
-      const { start, end } = segmentBounds(elementCount(shape), ranks, i % ranks);
-      return 4 * (end - start);
-    };
-    return sum + 2 * 4 * elementCount(shape) - segment(rank) - segment(rank + 1);
-  }, 0);
 }
 
 /** Runs `body` on every rank of a loopback group; all that it allocates must be freed. */

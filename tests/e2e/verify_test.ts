@@ -40,6 +40,9 @@ for (
     "--strategy=ulysses --ranks=4",
     "--strategy=usp --ulysses=2 --ring=2 --placement=contiguous --recompute=none",
     "--ranks=3 --shard=optimizer",
+    "--ranks=3 --shard=weights --recompute=none",
+    "--strategy=ulysses --ranks=2 --shard=gradients",
+    "--strategy=usp --ranks=4 --shard=weights",
   ]
 ) {
   Deno.test(`golden cases over processes, reference backend: ${flags}`, () =>

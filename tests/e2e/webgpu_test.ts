@@ -18,6 +18,8 @@ for (
     "--ranks=2 --recompute=none",
     "--ranks=3 --mini-sequence=7 --recompute=selective",
     "--ranks=3 --shard=optimizer",
+    "--ranks=3 --shard=weights",
+    "--strategy=ulysses --ranks=2 --shard=gradients",
     "--ranks=4 --placement=contiguous",
     "--strategy=ulysses --ranks=2",
     "--strategy=ulysses --ranks=4 --mini-sequence=7 --recompute=none",

@@ -13,6 +13,7 @@ import {
   RECOMPUTE_POLICIES,
   segmentBounds,
   type SequenceStrategy,
+  SHARD_STAGES,
   type TrainConfig,
   Trainer,
 } from "@mst/core";
@@ -43,6 +44,9 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "two micro-batches": { accumulate: 2, mlpChunks: 3 },
   "sharded optimizer": { shard: "optimizer", mlpChunks: 3 },
   "sharded optimizer, a few tokens": { shard: "optimizer", seqTokens: 4 },
+  "sharded gradients": { shard: "gradients", mlpChunks: 3 },
+  "sharded weights": { shard: "weights", mlpChunks: 3 },
+  "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
 };
 
 async function assertEstimate(backend: Backend, strategy: SequenceStrategy, model: ModelConfig, train: TrainConfig) {
@@ -64,20 +68,23 @@ async function assertEstimate(backend: Backend, strategy: SequenceStrategy, mode
     const { weights, gradients, optimizer, ...others } = backend.ledger.live();
     assertEquals(weights + gradients + optimizer, estimate.residentBytes, `resident: ${what}`);
     assertEquals(Object.values(others).filter((bytes) => bytes !== 0), [], `left after a step: ${what}`);
-    assertEquals([gradients, optimizer], [weights, momentBytes(model, train, strategy)]);
+    assertEquals([weights, gradients, optimizer], stateBytes(model, train, strategy), `states: ${what}`);
   }
   trainer[Symbol.dispose]();
   assertEquals(backend.ledger.liveBytes(), 0, `left at the end: ${what}`);
   return estimate;
 }
 
-/** Two moments of four bytes for each element of all weights, or of this rank's segment of each. */
-function momentBytes(model: ModelConfig, { shard }: TrainConfig, { rank, ranks }: SequenceStrategy): number {
-  return parameterSpecs(model).reduce((sum, { shape }) => {
-    const size = elementCount(shape);
-    const { start, end } = shard === "none" ? { start: 0, end: size } : segmentBounds(size, ranks, rank);
-    return sum + 8 * (end - start);
+/** Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments. */
+function stateBytes(model: ModelConfig, { shard }: TrainConfig, { rank, ranks }: SequenceStrategy): number[] {
+  const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
+  const all = sizes.reduce((sum, size) => sum + size, 0);
+  const own = sizes.reduce((sum, size) => {
+    const { start, end } = segmentBounds(size, ranks, rank);
+    return sum + end - start;
   }, 0);
+  const stage = SHARD_STAGES.indexOf(shard);
+  return [4 * (stage >= 3 ? own : all), 4 * (stage >= 2 ? own : all), 8 * (stage >= 1 ? own : all)];
 }
 
 /** Strategies and how many ranks each is tried on; ulysses has to divide the heads. */

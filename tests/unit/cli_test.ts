@@ -71,7 +71,7 @@ Deno.test("a value that is none of its flag is refused with what would be", () =
     ["--seq=", "Cannot use --seq without a value"],
     ["--mini-sequence=on", "it must be auto, off or a whole number"],
     ["--recompute=all", "none, selective or layer"],
-    ["--shard=weights", "Cannot use --shard=weights: it must be none or optimizer"],
+    ["--shard=all", "Cannot use --shard=all: it must be none, optimizer, gradients or weights"],
     ["--lr=fast", "a number of 0 or more, such as 0.001"],
     ["--lr=Infinity", "a number of 0 or more"],
     ["--lr=1e999", "a number of 0 or more"],

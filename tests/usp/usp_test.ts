@@ -6,6 +6,7 @@ import {
   createLoopbackGroups,
   createReferenceBackend,
   type SequenceStrategy,
+  SHARD_STAGES,
   UnsupportedTopologyError,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
@@ -40,6 +41,7 @@ for (const [ulysses, ring, names] of TOPOLOGIES) {
       const shape = SHAPES[name];
       Deno.test(`${usp.name} computes what one rank computes, and sends and holds what formulas say: ${name}`, async () => {
         await assertSameGradients(usp, shape, ulysses * ring);
+        await assertSameGradients(usp, shape, ulysses * ring, "weights");
         await assertTraffic(usp, shape, ulysses * ring);
         await Promise.all(
           createLoopbackGroups(ulysses * ring).map(async (group) => {
@@ -54,9 +56,11 @@ for (const [ulysses, ring, names] of TOPOLOGIES) {
 }
 
 for (const [ulysses, ring, name] of [[2, 2, "packed documents"], [4, 2, "multi-query, batches"]] as const) {
-  Deno.test(`usp ${ulysses} × ${ring} trains as one rank does, for ten steps: ${name}`, async () => {
-    await assertSameTraining(uspCase(ulysses, ring, "zigzag"), SHAPES[name], ulysses * ring);
-  });
+  for (const shard of SHARD_STAGES) {
+    Deno.test(`usp ${ulysses} × ${ring} trains as one rank does, for ten steps, shard ${shard}: ${name}`, async () => {
+      await assertSameTraining(uspCase(ulysses, ring, "zigzag"), SHAPES[name], ulysses * ring, shard);
+    });
+  }
 }
 
 Deno.test("usp gives every position to one rank, ascending, from as many tokens as ranks", async () => {

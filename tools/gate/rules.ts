@@ -39,7 +39,8 @@ export const CORE_LAYERS: Readonly<Record<string, readonly string[]>> = {
   "strategy/strategy.ts": [...LAYER, "strategy/tensor_parallel.ts"],
   "strategy/tensor_parallel.ts": WRAPPERS,
   "strategy": [...WRAPPERS, "transport", ...STRATEGY_CONTRACTS],
-  "model": [...WRAPPERS, ...STRATEGY_CONTRACTS],
+  "sharding": [...LAYER, "transport", ...STRATEGY_CONTRACTS],
+  "model": [...WRAPPERS, ...STRATEGY_CONTRACTS, "sharding"],
   "train": [
     ...WRAPPERS,
     "backend/webgpu",
@@ -47,6 +48,7 @@ export const CORE_LAYERS: Readonly<Record<string, readonly string[]>> = {
     "transport",
     ...STRATEGY_CONTRACTS,
     "strategy",
+    "sharding",
     "model",
   ],
 };

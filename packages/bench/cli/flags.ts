@@ -54,7 +54,7 @@ const RUN_FLAGS = {
     otherwise: "layer",
   }),
   shard: choice(SHARD_STAGES, {
-    help: "what ranks divide among themselves: nothing, or the moments of AdamW (ZeRO stage 1); no change on 1 rank",
+    help: "states that ranks divide: none; AdamW's moments (ZeRO stage 1); and gradients (2); and weights (3)",
     otherwise: "none",
   }),
   timeout: count({

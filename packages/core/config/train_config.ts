@@ -12,8 +12,11 @@ const count = z.number().int().positive();
 /** Which activations are kept for backward; the table in `recompute/policy.ts` says what each policy keeps. */
 export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
 
-/** What of a model's states ranks divide among themselves: nothing, or AdamW's moments (ZeRO stage 1). */
-export const SHARD_STAGES = ["none", "optimizer"] as const;
+/**
+ * What of a model's states ranks divide among themselves: nothing; AdamW's moments; gradients, too; or weights, too (ZeRO
+ * stages 1 to 3, Rajbhandari et al. 2020).
+ */
+export const SHARD_STAGES = ["none", "optimizer", "gradients", "weights"] as const;
 
 /** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
 export const chunksSchema = z.union([z.literal("auto"), count]);

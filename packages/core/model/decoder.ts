@@ -11,7 +11,9 @@ import type { RecomputePolicy } from "../config/train_config.ts";
 import { applyLayer, type Layer } from "../layer/layer.ts";
 import type { Region } from "../layer/region.ts";
 import type { LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
+import { gathered } from "../sharding/gathered.ts";
 import type { SequenceStrategy, TokenPartition } from "../strategy/strategy.ts";
+import type { SplitComputation } from "../strategy/tensor_parallel.ts";
 import { type Saved, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
@@ -57,6 +59,7 @@ export interface Decoder {
 export function createDecoder(
   { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy }: DecoderOptions,
 ): Decoder {
+  const { groups } = parameters;
   const partition = strategy.partition(seqTokens);
   const { positions } = partition;
   const split = splitWeights(backend, model, strategy);
@@ -77,8 +80,19 @@ export function createDecoder(
     );
     const { heads, kvHeads } = split;
     const { normEpsilon } = model;
-    return parameters.blocks.map((weights) =>
-      createDecoderBlock(backend, weights, { core, region, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy })
+    const options = { core, region, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy };
+    return parameters.blocks.map((weights, i) =>
+      gathered(createDecoderBlock(backend, weights, options), groups.blocks[i], {
+        previous: groups.blocks[i - 1],
+        next: groups.blocks[i + 1] ?? groups.head,
+      })
+    );
+  }
+
+  function embed(computation: SplitComputation, inputs: Uint32Array): Promise<Tensor> {
+    return groups.embedding.withWeights(
+      () => computation.embed(inputs, parameters.embedding.value),
+      groups.blocks[0],
     );
   }
 
@@ -87,7 +101,7 @@ export function createDecoder(
     const { inputs, labels } = batch;
     const computation = split.computation({ batch: batch.batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
-    let x = scope.own(await computation.embed(inputs, parameters.embedding.value));
+    let x = scope.own(await embed(computation, inputs));
     const saved: Saved[] = [];
     for (const block of blocks) {
       const forward = await block.forward(x);
@@ -96,14 +110,20 @@ export function createDecoder(
       x = scope.own(forward.y);
     }
 
-    const { total, dx } = await computation.headLoss(x, labels, headWeights, { chunks: headChunks, scale });
+    const headLoss = () => computation.headLoss(x, labels, headWeights, { chunks: headChunks, scale });
+    const { total, dx } = await groups.head.withWeights(
+      () => groups.head.withGradients(headLoss),
+      groups.blocks.at(-1),
+    );
     scope.own(total);
     scope.free(x);
     let gradient = dx;
     for (const block of blocks.toReversed()) gradient = await block.backward(gradient, scope.release(saved.pop()!));
     using dEmbedded = gradient;
-    const { gradient: dTable } = parameters.embedding;
-    if (dTable) await computation.embedBackward(inputs, dEmbedded, dTable);
+    await groups.embedding.withGradients(async () => {
+      const { gradient: dTable } = parameters.embedding;
+      if (dTable) await computation.embedBackward(inputs, dEmbedded, dTable);
+    });
     return scope.release(total);
   }
 
@@ -111,13 +131,13 @@ export function createDecoder(
     using scope = new Scope();
     const computation = split.computation({ batch: batch.batch, positions });
     const blocks = createBlocks(batch, computation.region, scope);
-    let x = scope.own(await computation.embed(batch.inputs, parameters.embedding.value));
+    let x = scope.own(await embed(computation, batch.inputs));
     for (const block of blocks) {
       const y = await applyLayer(block, x);
       scope.free(x);
       x = scope.own(y);
     }
-    return await computation.headLogits(x, headWeights, headChunks);
+    return await groups.head.withWeights(() => computation.headLogits(x, headWeights, headChunks));
   }
 
   return { partition, lossAndGradients, logits };

@@ -35,10 +35,10 @@ export function createMlpLayer(
 ): Layer {
   const { ops } = backend;
   const { mlpNorm, gate: gateWeight, up: upWeight, down } = weights;
-  const ffn = gateWeight.value.shape[0];
 
   /** gate, up and rstd, which the scope owns, and the rows of each rank. */
   async function project(x: Tensor, scope: Scope): Promise<{ parts: Projected; counts: readonly number[] }> {
+    const ffn = gateWeight.value.shape[0]; // looked up here, since weights need not be at hand before
     const rstd = scope.own(backend.empty([x.shape[0]], "activations"));
     using normed = backend.empty(x.shape, "activations");
     ops.rmsNorm(x, mlpNorm.value, normed, rstd, normEpsilon);

@@ -4,10 +4,12 @@
  * @module
  */
 
-import { type Backend, zeros } from "../backend/backend.ts";
+import type { Backend } from "../backend/backend.ts";
 import type { ModelConfig } from "../config/model_config.ts";
-import type { Parameter } from "../layer/parameter.ts";
+import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
+import { createWholeStates, type ModelStates } from "../sharding/model_states.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 /** Standard deviation of initial projections and embeddings (transformers' default initializer_range). */
 export const INITIAL_STD = 0.02;
@@ -54,8 +56,20 @@ export interface DecoderParameters {
   readonly head: Parameter;
   /** Every distinct parameter once, in a fixed order. */
   readonly all: readonly Parameter[];
+  /** Which of them are used together; those of tied embeddings are in two groups. */
+  readonly groups: ParameterGroups;
   /** Frees weights and gradients. */
   free(): void;
+}
+
+/** The groups of a decoder's parameters. */
+export interface ParameterGroups {
+  /** The token embedding. */
+  readonly embedding: ParameterGroup;
+  /** Each block's. */
+  readonly blocks: readonly ParameterGroup[];
+  /** Final norm and LM head. */
+  readonly head: ParameterGroup;
 }
 
 /** Names within a block, as transformers' Llama has them. */
@@ -90,68 +104,84 @@ export function parameterSpecs(model: ModelConfig): ParameterSpec[] {
 export interface CreateParametersOptions {
   /** Seed of the initial values. */
   readonly seed: number;
-  /** Values by name instead of initial ones, all or none. */
+  /** Values by name instead of initial ones, all or none: whole weights, or the parts of them that this rank keeps. */
   readonly weights?: ReadonlyMap<string, Float32Array>;
   /** Names of weights that are not trained: they get no gradient. */
   readonly frozen?: ReadonlySet<string>;
+  /** Keeps weights and gradients; all of them whole when left out. */
+  readonly states?: ModelStates;
 }
 
 /**
  * Allocates the weights and zeroed gradients. Without given values, projections and embeddings start from a normal
  * distribution of standard deviation {@linkcode INITIAL_STD} and norms from 1; a value depends on the seed, the weight's
- * number and its index alone, so any number of ranks starts from the same bits.
+ * number and its index alone, so any number of ranks starts from the same bits, and each makes only what it keeps.
  *
  * @throws {RangeError} when a given weight is missing or has another size
  */
 export function createParameters(
   backend: Backend,
   model: ModelConfig,
-  { seed, weights, frozen = new Set() }: CreateParametersOptions,
+  { seed, weights, frozen = new Set(), states = createWholeStates(backend) }: CreateParametersOptions,
 ): DecoderParameters {
   const specs = parameterSpecs(model);
-  if (weights) checkWeights(specs, weights);
+  if (weights) checkWeights(specs, weights, states);
   const byName = new Map<string, Parameter>();
   for (const [stream, { name, shape }] of specs.entries()) {
-    const value = backend.empty(shape, "weights");
     const given = weights?.get(name);
-    if (given) backend.write(value, given);
-    else if (shape.length === 1) backend.ops.fill(value, 1);
-    else backend.ops.initNormal(value, { std: INITIAL_STD, seed, stream });
-    const gradient = frozen.has(name) ? undefined : zeros(backend, shape, "gradients");
-    byName.set(name, { name, value, gradient });
+    const initialize = (target: Tensor, start: number) => {
+      if (given) {
+        backend.write(target, given.length === target.size ? given : given.subarray(start, start + target.size));
+      } else if (shape.length === 1) backend.ops.fill(target, 1);
+      else backend.ops.initNormal(target, { std: INITIAL_STD, seed, stream, start });
+    };
+    byName.set(name, states.create(name, shape, { initialize, frozen: frozen.has(name) }));
   }
-  return assemble(model, byName);
+  return assemble(model, byName, states);
 }
 
-function assemble(model: ModelConfig, byName: ReadonlyMap<string, Parameter>): DecoderParameters {
+function assemble(
+  model: ModelConfig,
+  byName: ReadonlyMap<string, Parameter>,
+  states: ModelStates,
+): DecoderParameters {
   const get = (name: string) => byName.get(name)!;
   const embedding = get("model.embed_tokens.weight");
-  const all = [...byName.values()];
+  const finalNorm = get("model.norm.weight");
+  const head = model.tiedEmbeddings ? embedding : get("lm_head.weight");
+  const blocks = Array.from(
+    { length: model.layers },
+    (_, layer) =>
+      Object.fromEntries(
+        blockKeys().map((key) => [key, get(blockParameterName(layer, key))]),
+      ) as unknown as BlockParameters,
+  );
   return {
     embedding,
-    blocks: Array.from(
-      { length: model.layers },
-      (_, layer) =>
-        Object.fromEntries(
-          blockKeys().map((key) => [key, get(blockParameterName(layer, key))]),
-        ) as unknown as BlockParameters,
-    ),
-    finalNorm: get("model.norm.weight"),
-    head: model.tiedEmbeddings ? embedding : get("lm_head.weight"),
-    all,
-    free: () =>
-      all.forEach(({ value, gradient }) => {
-        value.free();
-        gradient?.free();
-      }),
+    blocks,
+    finalNorm,
+    head,
+    all: [...byName.values()],
+    groups: {
+      embedding: states.group([embedding]),
+      blocks: blocks.map((block) => states.group(Object.values(block))),
+      head: states.group([finalNorm, head]),
+    },
+    free: () => states.free(),
   };
 }
 
-function checkWeights(specs: readonly ParameterSpec[], weights: ReadonlyMap<string, Float32Array>): void {
+/** Refuses given values that are neither whole weights nor the parts of them that this rank keeps. */
+function checkWeights(
+  specs: readonly ParameterSpec[],
+  weights: ReadonlyMap<string, Float32Array>,
+  states: ModelStates,
+): void {
   for (const { name, shape } of specs) {
     const given = weights.get(name);
     if (!given) throw new RangeError(`Cannot load the model: weight ${name} [${shape}] is missing`);
-    if (given.length !== elementCount(shape)) {
+    const { start, end } = states.keptOfWeight(elementCount(shape));
+    if (given.length !== elementCount(shape) && given.length !== end - start) {
       throw new RangeError(`Cannot load weight ${name}: it has ${given.length} elements, wanted [${shape}]`);
     }
   }
@@ -165,7 +195,8 @@ function blockParameterName(layer: number, key: keyof BlockParameters): string {
   return `model.layers.${layer}.${BLOCK_NAMES[key]}.weight`;
 }
 
-function blockShapes(model: ModelConfig): Record<keyof BlockParameters, Shape> {
+/** Shape of each weight of a decoder block. */
+export function blockShapes(model: ModelConfig): Record<keyof BlockParameters, Shape> {
   const { dim, ffn, heads, kvHeads, headDim } = model;
   return {
     attentionNorm: [dim],

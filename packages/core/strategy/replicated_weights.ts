@@ -9,7 +9,13 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
 import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
-import { allGatherWeights, allReduceGradients, reduceScatterGradients } from "./weight_exchange.ts";
+import {
+  allGatherValues,
+  allGatherWeights,
+  allReduceGradients,
+  reduceScatterGradients,
+  reduceScatterParts,
+} from "./weight_exchange.ts";
 
 /** The part of a strategy that replicated weights settle. */
 export type ReplicatedWeights = Pick<
@@ -19,6 +25,8 @@ export type ReplicatedWeights = Pick<
   | "reduceGradients"
   | "reduceScatterGradients"
   | "gatherWeights"
+  | "reduceScatter"
+  | "allGather"
   | "sumOverRanks"
   | "beginStep"
   | "takeExchange"
@@ -35,6 +43,18 @@ export function createReplicatedWeights(
   clock: ExchangeClock,
 ): ReplicatedWeights {
   let bytesSentBefore = group.stats.bytesSent;
+  let calls = 0;
+
+  /** Runs an exchange once its input is there, under a label by which ranks pair their calls whatever comes between. */
+  async function exchangeLater<T, U>(
+    name: string,
+    input: Promise<T>,
+    run: (input: T, label: string) => Promise<U>,
+  ): Promise<U> {
+    const label = `${name} ${calls++}`;
+    const ready = await input;
+    return await clock.exchange(() => run(ready, label));
+  }
 
   return {
     rank: group.rank,
@@ -50,6 +70,14 @@ export function createReplicatedWeights(
 
     gatherWeights(weights: readonly Tensor[]): Promise<void> {
       return clock.exchange(() => allGatherWeights(backend, group, weights));
+    },
+
+    reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array> {
+      return exchangeLater("gradients", parts, (values, label) => reduceScatterParts(group, values, label));
+    },
+
+    allGather(values: Promise<Float32Array>): Promise<Float32Array[]> {
+      return exchangeLater("weights", values, (own, label) => allGatherValues(group, own, label));
     },
 
     async sumOverRanks(values: readonly number[]): Promise<number[]> {

@@ -98,6 +98,13 @@ export interface SequenceStrategy {
   reduceScatterGradients(gradients: readonly Tensor[]): Promise<void>;
   /** Replaces all segments of every weight but this rank's by those of the ranks that own them. */
   gatherWeights(weights: readonly Tensor[]): Promise<void>;
+  /**
+   * This rank's part of the sum over ranks, owned by the caller; `parts` has a term for every rank, in rank order. Ranks
+   * pair their calls by order, so values may come later and other exchanges may run meanwhile.
+   */
+  reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array>;
+  /** Values of every rank, in rank order, owned by the caller; lengths may differ. Calls are paired by order as above. */
+  allGather(values: Promise<Float32Array>): Promise<Float32Array[]>;
   /** Sums of each number over ranks. */
   sumOverRanks(values: readonly number[]): Promise<number[]>;
   /** Tells peers which step is under way, for their error messages. */

@@ -6,8 +6,9 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { segmentBounds } from "../transport/collectives.ts";
+import { addFloats, allGather, allToAll, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
+import { release } from "../transport/release.ts";
 
 /** Tensors are read from the device in groups of about this size, the next one while one is being exchanged. */
 const BUCKET_BYTES = 32 * 2 ** 20;
@@ -49,7 +50,7 @@ export async function allGatherWeights(
   const own = weights.map((weight) => segmentOf(weight, group, group.rank));
   try {
     await forEachRead(backend, own, async (values, i) => {
-      const parts = await group.allGather(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      const parts = await group.allGather(bytesOf(values));
       for (const [rank, part] of parts.entries()) {
         using segment = segmentOf(weights[i], group, rank);
         if (rank !== group.rank && part.length > 0) backend.write(segment, new Float32Array(part.buffer));
@@ -58,6 +59,37 @@ export async function allGatherWeights(
   } finally {
     own.forEach((segment) => segment.free());
   }
+}
+
+/** The sum over ranks of `parts[rank]` of each, added in rank order; every pair of ranks exchanges directly. */
+export async function reduceScatterParts(
+  group: ProcessGroup,
+  parts: readonly Float32Array[],
+  label: string,
+): Promise<Float32Array> {
+  const [first, ...others] = (await allToAll(group, parts.map(bytesOf), label)).map(floatsOf);
+  for (const other of others) {
+    addFloats(first, other, first);
+    release(other);
+  }
+  return first;
+}
+
+/** The values of every rank, in rank order. */
+export async function allGatherValues(
+  group: ProcessGroup,
+  values: Float32Array,
+  label: string,
+): Promise<Float32Array[]> {
+  return (await allGather(group, bytesOf(values), label)).map(floatsOf);
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {
+  return new Float32Array(bytes.buffer);
 }
 
 /** Handle on the elements of a tensor that a rank owns; freed by the receiver. */

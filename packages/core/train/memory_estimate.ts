@@ -11,15 +11,15 @@
  */
 
 import { PARTIAL_SUMS } from "../backend/ops.ts";
-import { type ModelConfig, parameterCount } from "../config/model_config.ts";
+import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, longestChunk, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
-import { parameterSpecs } from "../model/parameters.ts";
+import { blockShapes, parameterSpecs } from "../model/parameters.ts";
 import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
-import { ELEMENT_BYTES, elementCount } from "../tensor/shape.ts";
-import { ownedElements } from "./state_sharding.ts";
+import { dividedStates, ownSegment } from "../sharding/model_states.ts";
+import { ELEMENT_BYTES, elementCount, type Shape } from "../tensor/shape.ts";
 
 /** A moment of a step and the bytes live at it. */
 export interface MemoryMoment {
@@ -54,9 +54,9 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     T,
   );
 
-  const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
-  const moments = 2 * ownedElements(sizes, strategy, train.shard);
-  const resident = 2 * parameterCount(model) + moments; // weights, gradients, and AdamW's moments
+  const { resident, whole } = stateElements(model, train, strategy);
+  const block = whole(Object.values(blockShapes(model)));
+  const head = whole([[V, D], [D]]);
   const rotaryRows = train.packed ? T : S;
   const stepInputs = attention.held + rotaryRows * E + train.accumulate - 1; // and losses of earlier micro-batches
   const base = resident + stepInputs;
@@ -64,14 +64,16 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const each = keptElements(model, T, attention.saved);
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D; // input of a block, or the gradient of its output
-  const lastForward = base + (L - 1) * kept + x; // input of the last block
-  const lastBackward = lastForward + x + 1; // its gradient, and the loss
+  const last = base + (L - 1) * kept + x; // input of the last block
+  const lastForward = last + block.weights;
+  const lastBackward = last + block.weights + block.gradients + x + 1; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
   const headRows = longestChunk(T, headChunkCount(train.headChunks, V, D));
 
   const elements: Record<MemoryMoment["moment"], number> = {
     "attention forward": lastAttention + T + attention.forward, // rstd
-    "head": base + L * kept + 2 * x + 2 * T + headRows * (1 + D + V), // x, dx, labels, losses; rstd, normed, logits
+    "head": base + L * kept + head.weights + head.gradients + 2 * x + 2 * T + // x, dx, labels, losses
+      headRows * (1 + D + V), // rstd, normed, logits
     "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, train, T),
     "attention backward": lastBackward + attention.backward,
     "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,
@@ -80,6 +82,27 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     .map(([moment, count]) => ({ moment, bytes: count * ELEMENT_BYTES }) as MemoryMoment)
     .sort((a, b) => b.bytes - a.bytes);
   return { residentBytes: resident * ELEMENT_BYTES, peakBytes: peaks[0].bytes, moments: peaks };
+}
+
+/**
+ * Elements of weights, gradients and AdamW's moments that live between steps, and what is added while a group of weights
+ * is whole.
+ */
+function stateElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy) {
+  const divided = dividedStates(strategy, train.shard);
+  const count = (shapes: readonly Shape[], isDivided: boolean) =>
+    shapes.reduce((sum, shape) => {
+      const { start, end } = ownSegment(elementCount(shape), strategy, isDivided);
+      return sum + end - start;
+    }, 0);
+  const all = parameterSpecs(model).map(({ shape }) => shape);
+  return {
+    resident: count(all, divided.weights) + count(all, divided.gradients) + 2 * count(all, divided.moments),
+    whole: (group: readonly Shape[]) => ({
+      weights: divided.weights ? count(group, false) : 0,
+      gradients: divided.gradients ? count(group, false) : 0,
+    }),
+  };
 }
 
 /** Elements of an attention layer beyond its input, dy and the norm's rstd in what is held, saved and in forward. */

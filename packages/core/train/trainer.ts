@@ -10,13 +10,13 @@ import type { TrainConfig } from "../config/train_config.ts";
 import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
 import { checkDocuments, documentCount } from "../model/documents.ts";
-import { createParameters, type DecoderParameters } from "../model/parameters.ts";
+import { createParameters } from "../model/parameters.ts";
 import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
+import { createModelStates, type ModelStates } from "../sharding/model_states.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { learningRateAt } from "./lr_schedule.ts";
 import { createAdamW, type Optimizer } from "./optimizer.ts";
-import { createStateSharding } from "./state_sharding.ts";
 
 /** What a trainer is made of. */
 export interface TrainerOptions {
@@ -28,7 +28,9 @@ export interface TrainerOptions {
   readonly model: ModelConfig;
   /** How it is trained. */
   readonly train: TrainConfig;
-  /** Weights under transformers' names; initialised from the seed when left out. */
+  /**
+   * Weights under transformers' names, whole or the parts that this rank keeps; initialised from the seed when left out.
+   */
   readonly weights?: ReadonlyMap<string, Float32Array>;
 }
 
@@ -75,7 +77,7 @@ export class Trainer implements Disposable {
   readonly #strategy: SequenceStrategy;
   readonly #model: ModelConfig;
   readonly #train: TrainConfig;
-  readonly #parameters: DecoderParameters;
+  readonly #states: ModelStates;
   readonly #optimizer: Optimizer;
   readonly #decoder: Decoder;
   #step = 0;
@@ -90,16 +92,13 @@ export class Trainer implements Disposable {
     this.#model = model;
     this.#train = train;
     const localRows = train.batch * strategy.partition(train.seqTokens).positions[strategy.rank].length;
-    this.#parameters = createParameters(backend, model, { seed: train.seed, weights });
-    this.#optimizer = createAdamW(
-      backend,
-      this.#parameters.all,
-      createStateSharding(backend, strategy, train.shard),
-    );
+    this.#states = createModelStates(backend, strategy, train.shard);
+    const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states });
+    this.#optimizer = createAdamW(backend, this.#states);
     this.#decoder = createDecoder({
       backend,
       model,
-      parameters: this.#parameters,
+      parameters,
       strategy,
       seqTokens: train.seqTokens,
       mlpChunks: mlpChunkCount(train.mlpChunks, localRows, model.dim),
@@ -130,7 +129,7 @@ export class Trainer implements Disposable {
     const busy = this.#backend.takeBusyMs().then((busyMs) => ({ busyMs, atMs: performance.now() }));
     busy.catch(() => {});
     const attention = this.#strategy.takeExchange();
-    await this.#optimizer.reduceGradients();
+    await this.#states.reduceGradients();
     const reduced = this.#strategy.takeExchange();
     const reducedAtMs = performance.now();
 
@@ -166,13 +165,10 @@ export class Trainer implements Disposable {
   /** Loss and gradients of the micro-batches, without an update. */
   async gradients(batches: readonly TokenBatch[]): Promise<GradientReport> {
     const losses = await this.#forwardBackward(batches);
-    await this.#strategy.reduceGradients(this.#parameters.all.flatMap(({ gradient }) => gradient ?? []));
-    const trained = this.#parameters.all.filter(({ gradient }) => gradient);
-    const values = await this.#backend.readAll([...losses, ...trained.map(({ gradient }) => gradient!)]);
-    const loss = await this.#meanLoss(values.splice(0, losses.length), batches);
+    const gradients = await this.#states.takeGradients();
+    const loss = await this.#meanLoss(await this.#backend.readAll(losses), batches);
     losses.forEach((tensor) => tensor.free());
-    trained.forEach(({ gradient }) => this.#backend.ops.fill(gradient!, 0));
-    return { loss, gradients: new Map(trained.map(({ name }, i) => [name, values[i]])) };
+    return { loss, gradients };
   }
 
   /** Logits of this rank's rows [B·S_local, V]; their positions are {@linkcode Trainer.positions}. */
@@ -184,7 +180,7 @@ export class Trainer implements Disposable {
   /** Frees weights, gradients and optimizer states. */
   [Symbol.dispose](): void {
     this.#optimizer.free();
-    this.#parameters.free();
+    this.#states.free();
   }
 
   /** Adds this rank's gradients of the mean loss; returns the sum of losses of each micro-batch. */

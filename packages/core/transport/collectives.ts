@@ -31,11 +31,19 @@ export interface Exchange {
   recv(from: number, label: string): Promise<Bytes>;
 }
 
+/** Elements `start` to `end` (exclusive) of a whole. */
+export interface Segment {
+  /** First element. */
+  readonly start: number;
+  /** Last element plus one. */
+  readonly end: number;
+}
+
 /**
  * Segment `index` of a whole cut into `size` segments as evenly as possible, the longer ones first: 7 in 3 gives [0, 3),
  * [3, 5), [5, 7).
  */
-export function segmentBounds(length: number, size: number, index: number): { start: number; end: number } {
+export function segmentBounds(length: number, size: number, index: number): Segment {
   const short = Math.floor(length / size);
   const longer = length % size;
   const start = index * short + Math.min(index, longer);
@@ -166,11 +174,11 @@ async function ringReduce(group: Exchange, { data, label, sum, sending, summed }
     await receivePieces(group, own.length, `${label} round ${round}`, (partial, start) => {
       const end = start + partial.length;
       if (round < size - 2) {
-        add(partial, own.subarray(start, end), partial);
+        addFloats(partial, own.subarray(start, end), partial);
         sending.addAndRelease(sendPiece(group, partial, `${label} round ${round + 1}`), partial);
       } else {
         const piece = sum.subarray(start, end);
-        add(partial, own.subarray(start, end), piece);
+        addFloats(partial, own.subarray(start, end), piece);
         release(partial);
         summed?.(piece);
       }
@@ -227,7 +235,7 @@ function* pieces(segment: Float32Array): Generator<Float32Array> {
 }
 
 /** `into` becomes the sum; it may be one of the terms. */
-function add(left: Float32Array, right: Float32Array, into: Float32Array): void {
+export function addFloats(left: Float32Array, right: Float32Array, into: Float32Array): void {
   for (let start = 0; start < into.length; start += BLOCK_FLOATS) {
     addBlock(left, right, into, start, Math.min(start + BLOCK_FLOATS, into.length));
   }

@@ -1,0 +1,141 @@
+/**
+ * Where the gradients of a model are: on every rank whole, or in segments to which each group's are reduced when its
+ * backward is done.
+ *
+ * @module
+ */
+
+import { type Backend, zeros } from "../backend/backend.ts";
+import type { ParameterGroup } from "../layer/parameter.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import { elementCount, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { addFloats, type Segment, segmentBounds } from "../transport/collectives.ts";
+import { release } from "../transport/release.ts";
+import { concatenate, packByRank, packedSegments } from "./segments.ts";
+import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
+
+/** Keeps gradients, which add up over the micro-batches of a step. */
+export interface GradientStore<G extends StoredTensor> {
+  /** Adds a gradient of zeros. */
+  create(name: string, shape: Shape): G;
+  /** Gradients that are computed together. */
+  group(gradients: readonly G[]): Pick<ParameterGroup, "withGradients">;
+  /** Puts the sums over ranks of the elements that this rank updates where its update reads them. */
+  reduce(): Promise<void>;
+  /** All gradients summed over ranks, on the host, in the order in which they were created. */
+  readWhole(): Promise<Float32Array[]>;
+  /** Starts sums anew. */
+  clear(): void;
+  /** Frees the gradients. */
+  free(): void;
+}
+
+/** Options of {@linkcode createWholeGradients}. */
+export interface WholeGradientsOptions {
+  /** Elements of a gradient of that size that this rank's update reads. */
+  readonly own: (size: number) => Segment;
+  /** Sums these elements over ranks. */
+  readonly reduce: (gradients: readonly Tensor[]) => Promise<void>;
+  /** Sums all elements over ranks. */
+  readonly reduceAll: (gradients: readonly Tensor[]) => Promise<void>;
+}
+
+/** Every rank keeps all gradients; they are reduced once a step. */
+export function createWholeGradients(
+  backend: Backend,
+  { own, reduce, reduceAll }: WholeGradientsOptions,
+): GradientStore<StoredTensor> {
+  const all: ReturnType<typeof wholeTensor>[] = [];
+  const wholes = () => all.map(({ whole }) => whole);
+
+  return {
+    create(_name: string, shape: Shape): StoredTensor {
+      const whole = zeros(backend, shape, "gradients");
+      const { start, end } = own(whole.size);
+      const gradient = wholeTensor(whole, whole.elements(start, end));
+      all.push(gradient);
+      return gradient;
+    },
+    group: () => ({ withGradients: (compute) => compute() }),
+    reduce: () => reduce(wholes()),
+    async readWhole(): Promise<Float32Array[]> {
+      await reduceAll(wholes());
+      return await backend.readAll(wholes());
+    },
+    clear: () => wholes().forEach((whole) => backend.ops.fill(whole, 0)),
+    free: () => all.forEach((gradient) => gradient.free()),
+  };
+}
+
+/**
+ * Every rank keeps its segment of each gradient (ZeRO stage 2, Rajbhandari et al. 2020, section 5.2). Whole gradients of
+ * a group live during its backward; then they are read and freed, and reduced while backward goes on. Sums over
+ * micro-batches add up on the host, where the sums over ranks are made, and are put on the device once a step.
+ */
+export function createShardedGradients(backend: Backend, strategy: SequenceStrategy): GradientStore<ShardedTensor> {
+  const { rank, ranks } = strategy;
+  const all: ShardedTensor[] = [];
+  const sums = new Map<ShardedTensor, Float32Array>();
+  let reducing: Promise<void> = Promise.resolve();
+
+  /** Adds this rank's segments of the sum over ranks. */
+  async function reduceGroup(gradients: readonly ShardedTensor[], reading: Promise<Float32Array[]>): Promise<void> {
+    const sum = await strategy.reduceScatter(reading.then((wholes) => packByRank(wholes, ranks)));
+    for (const { index, start, end, at } of packedSegments(gradients.map(({ shape }) => shape), ranks, rank)) {
+      const part = sum.subarray(at, at + end - start);
+      const earlier = sums.get(gradients[index]);
+      if (earlier) addFloats(earlier, part, earlier);
+      else sums.set(gradients[index], part.slice());
+    }
+    release(sum);
+  }
+
+  async function withGradients<T>(gradients: readonly ShardedTensor[], compute: () => Promise<T>): Promise<T> {
+    for (const gradient of gradients) gradient.open(zeros(backend, gradient.shape, "gradients"));
+    const earlier = reducing;
+    try {
+      const result = await compute();
+      reducing = reduceGroup(gradients, backend.readAll(gradients.map(({ whole }) => whole)));
+      reducing.catch(() => {}); // reported where it is awaited
+      return result;
+    } finally {
+      for (const gradient of gradients) gradient.close();
+      await earlier; // so that no more than two groups are on the host
+    }
+  }
+
+  /** Sums of this rank's segments in the order of creation, zeros where nothing was added. */
+  async function ownSums(): Promise<Float32Array[]> {
+    await reducing;
+    return all.map((gradient) => sums.get(gradient) ?? new Float32Array(gradient.own.size));
+  }
+
+  return {
+    create(name: string, shape: Shape): ShardedTensor {
+      const { start, end } = segmentBounds(elementCount(shape), ranks, rank);
+      const gradient = new ShardedTensor(name, shape, backend.empty([end - start], "gradients"));
+      all.push(gradient);
+      return gradient;
+    },
+    group: (gradients) => ({ withGradients: (compute) => withGradients(gradients, compute) }),
+    async reduce(): Promise<void> {
+      for (const [i, sum] of (await ownSums()).entries()) {
+        if (sum.length > 0) backend.write(all[i].own, sum);
+      }
+    },
+    async readWhole(): Promise<Float32Array[]> {
+      const shapes = all.map(({ shape }) => shape);
+      const parts = await strategy.allGather(ownSums().then(concatenate));
+      const wholes = shapes.map((shape) => new Float32Array(elementCount(shape)));
+      for (const [owner, part] of parts.entries()) {
+        for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {
+          wholes[index].set(part.subarray(at, at + end - start), start);
+        }
+      }
+      return wholes;
+    },
+    clear: () => sums.clear(),
+    free: () => all.forEach((gradient) => gradient.free()),
+  };
+}

@@ -1,0 +1,187 @@
+/**
+ * Weights and gradients of a model, and which part of them, and of the optimizer's states, a rank keeps.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import { PARTIAL_SUMS } from "../backend/ops.ts";
+import type { ShardStage } from "../config/train_config.ts";
+import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import type { Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Segment, segmentBounds } from "../transport/collectives.ts";
+import { createShardedGradients, createWholeGradients, type GradientStore } from "./gradient_store.ts";
+import type { StoredTensor } from "./stored_tensor.ts";
+import { createShardedWeights, createWholeWeights, type Initialize, type WeightStore } from "./weight_store.ts";
+
+/** Options of {@linkcode ModelStates.create}. */
+export interface CreateParameterOptions {
+  /** Writes initial values. */
+  readonly initialize: Initialize;
+  /** Whether it is not trained, and so gets no gradient. */
+  readonly frozen?: boolean;
+}
+
+/** The elements of a parameter that this rank updates. */
+export interface OwnElements {
+  /** Of the weight, flat. */
+  readonly value: Tensor;
+  /** Of its gradient, flat. */
+  readonly gradient: Tensor;
+}
+
+/** The model states (Rajbhandari et al. 2020, section 3.1) of one rank, except for the optimizer's, which follow them. */
+export interface ModelStates {
+  /** Elements of a weight of `size` elements that this rank keeps. */
+  keptOfWeight(size: number): Segment;
+  /** Adds a parameter, with a gradient of zeros. */
+  create(name: string, shape: Shape, options: CreateParameterOptions): Parameter;
+  /** Parameters of these states that a part of the model computes with. */
+  group(parameters: readonly Parameter[]): ParameterGroup;
+  /** What this rank updates, of every trained parameter of which it has elements. */
+  own(): readonly OwnElements[];
+  /** Sums gradients over ranks, at least the own elements; once before each update. */
+  reduceGradients(): Promise<void>;
+  /** Turns partial sums of squares [PARTIAL_SUMS] of the own elements into ones of all elements. */
+  sumSquares(partials: Tensor): Promise<void>;
+  /** Ends an update of the own elements: gradients start from zero, and all ranks get to know the weights. */
+  finishUpdate(): Promise<void>;
+  /** Every gradient whole, summed over ranks, by name; gradients start from zero afterwards. */
+  takeGradients(): Promise<Map<string, Float32Array>>;
+  /** Frees weights and gradients. */
+  free(): void;
+}
+
+/** Where ranks meet for their states. */
+type Ranks = Pick<SequenceStrategy, "rank" | "ranks">;
+
+/** Every rank for itself: all states whole, and nothing to exchange. */
+export function createWholeStates(backend: Backend): ModelStates {
+  const done = () => Promise.resolve();
+  return composeStates(
+    createWholeWeights(backend, { own: wholeSegment, publish: done }),
+    createWholeGradients(backend, { own: wholeSegment, reduce: done, reduceAll: done }),
+    done,
+  );
+}
+
+/** The states that `shard` divides in segments, the others whole. With one rank there is nothing to divide. */
+export function createModelStates(backend: Backend, strategy: SequenceStrategy, shard: ShardStage): ModelStates {
+  const divided = dividedStates(strategy, shard);
+  const own = (size: number) => ownSegment(size, strategy, divided.moments);
+  const reduceAll = (gradients: readonly Tensor[]) => strategy.reduceGradients(gradients);
+  const wholeWeights = {
+    own,
+    publish: (weights: readonly Tensor[]) => divided.moments ? strategy.gatherWeights(weights) : Promise.resolve(),
+  };
+  const wholeGradients = {
+    own,
+    reduceAll,
+    reduce: (gradients: readonly Tensor[]) =>
+      divided.moments ? strategy.reduceScatterGradients(gradients) : reduceAll(gradients),
+  };
+
+  async function sumSquares(partials: Tensor): Promise<void> {
+    if (!divided.moments) return;
+    const own = (await backend.read(partials)).reduce((total, partial) => total + partial, 0);
+    const [squares] = await strategy.sumOverRanks([own]);
+    const sums = new Float32Array(PARTIAL_SUMS);
+    sums[0] = squares;
+    backend.write(partials, sums);
+  }
+
+  const weights = divided.weights ? createShardedWeights(backend, strategy) : createWholeWeights(backend, wholeWeights);
+  const gradients = divided.gradients
+    ? createShardedGradients(backend, strategy)
+    : createWholeGradients(backend, wholeGradients);
+  return composeStates(weights, gradients, sumSquares);
+}
+
+/** Which states ranks divide among themselves. */
+export function dividedStates(
+  { ranks }: Pick<Ranks, "ranks">,
+  shard: ShardStage,
+): { readonly weights: boolean; readonly gradients: boolean; readonly moments: boolean } {
+  const isDivided = ranks > 1;
+  return {
+    weights: isDivided && shard === "weights",
+    gradients: isDivided && (shard === "weights" || shard === "gradients"),
+    moments: isDivided && shard !== "none",
+  };
+}
+
+/** Elements that a rank keeps of a state of `size` elements. */
+export function ownSegment(size: number, { rank, ranks }: Ranks, isDivided: boolean): Segment {
+  return isDivided ? segmentBounds(size, ranks, rank) : wholeSegment(size);
+}
+
+function wholeSegment(size: number): Segment {
+  return { start: 0, end: size };
+}
+
+/** A parameter with where its weight and gradient are kept. */
+class StoredParameter implements Parameter {
+  constructor(readonly name: string, readonly weight: StoredTensor, readonly gradients?: StoredTensor) {}
+
+  get value(): Tensor {
+    return this.weight.whole;
+  }
+
+  get gradient(): Tensor | undefined {
+    return this.gradients?.whole;
+  }
+}
+
+function composeStates(
+  weights: WeightStore<StoredTensor>,
+  gradients: GradientStore<StoredTensor>,
+  sumSquares: (partials: Tensor) => Promise<void>,
+): ModelStates {
+  const stored = new Map<Parameter, StoredParameter>();
+  const trained = () =>
+    [...stored.values()].flatMap(({ name, weight, gradients }) => gradients ? [{ name, weight, gradients }] : []);
+
+  return {
+    keptOfWeight: (size) => weights.kept(size),
+
+    create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
+      const weight = weights.create(name, shape, initialize);
+      const parameter = new StoredParameter(name, weight, frozen ? undefined : gradients.create(name, shape));
+      stored.set(parameter, parameter);
+      return parameter;
+    },
+
+    group(parameters: readonly Parameter[]): ParameterGroup {
+      const members = parameters.map((parameter) => stored.get(parameter)!);
+      return {
+        ...weights.group(members.map(({ weight }) => weight)),
+        ...gradients.group(members.flatMap(({ gradients }) => gradients ?? [])),
+      };
+    },
+
+    own: () =>
+      trained()
+        .map(({ weight, gradients }) => ({ value: weight.own, gradient: gradients.own }))
+        .filter(({ value }) => value.size > 0),
+    reduceGradients: () => gradients.reduce(),
+    sumSquares,
+
+    async finishUpdate(): Promise<void> {
+      gradients.clear();
+      await weights.publish();
+    },
+
+    async takeGradients(): Promise<Map<string, Float32Array>> {
+      const wholes = await gradients.readWhole();
+      gradients.clear();
+      return new Map(trained().map(({ name }, i) => [name, wholes[i]]));
+    },
+
+    free(): void {
+      weights.free();
+      gradients.free();
+    },
+  };
+}

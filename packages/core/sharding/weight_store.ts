@@ -1,0 +1,148 @@
+/**
+ * Where the weights of a model are: on every rank whole, or in segments that are gathered for as long as they are used.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import type { ParameterGroup } from "../layer/parameter.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import { elementCount, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Segment, segmentBounds } from "../transport/collectives.ts";
+import { release } from "../transport/release.ts";
+import { concatenate, packedSegments } from "./segments.ts";
+import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
+
+/** Writes initial values: the elements of a weight from `start` on, as many as `target` has. */
+export type Initialize = (target: Tensor, start: number) => void;
+
+/** Keeps weights. */
+export interface WeightStore<W extends StoredTensor> {
+  /** Elements of a weight of `size` elements that stay on this rank. */
+  kept(size: number): Segment;
+  /** Adds a weight. */
+  create(name: string, shape: Shape, initialize: Initialize): W;
+  /** Weights that are used together. */
+  group(weights: readonly W[]): Pick<ParameterGroup, "prefetch" | "withWeights">;
+  /** Makes known to all ranks what a step made of their own elements. */
+  publish(): Promise<void>;
+  /** Frees the weights. */
+  free(): void;
+}
+
+/** Options of {@linkcode createWholeWeights}. */
+export interface WholeWeightsOptions {
+  /** Elements of a weight of that size that this rank updates. */
+  readonly own: (size: number) => Segment;
+  /** Gives every rank the elements that others updated. */
+  readonly publish: (weights: readonly Tensor[]) => Promise<void>;
+}
+
+/** Every rank keeps all weights. */
+export function createWholeWeights(
+  backend: Backend,
+  { own, publish }: WholeWeightsOptions,
+): WeightStore<StoredTensor> {
+  const all: ReturnType<typeof wholeTensor>[] = [];
+
+  return {
+    kept: (size) => ({ start: 0, end: size }),
+    create(_name: string, shape: Shape, initialize: Initialize): StoredTensor {
+      const whole = backend.empty(shape, "weights");
+      initialize(whole, 0);
+      const { start, end } = own(whole.size);
+      const weight = wholeTensor(whole, whole.elements(start, end));
+      all.push(weight);
+      return weight;
+    },
+    group: () => ({ prefetch: () => {}, withWeights: (compute) => compute() }),
+    publish: () => publish(all.map(({ whole }) => whole)),
+    free: () => all.forEach((weight) => weight.free()),
+  };
+}
+
+/**
+ * Every rank keeps its segment of each weight (ZeRO stage 3, Rajbhandari et al. 2020, section 5.3), on the device for the
+ * update and on the host for the others: a gather then never waits for the device, and what arrives stays on the host
+ * until it is used, so that no more than one group of weights is whole on the device.
+ */
+export function createShardedWeights(backend: Backend, strategy: SequenceStrategy): WeightStore<ShardedTensor> {
+  const { rank, ranks } = strategy;
+  const all: ShardedTensor[] = [];
+  let host: Promise<Map<ShardedTensor, Float32Array>> | undefined;
+
+  function kept(size: number): Segment {
+    return segmentBounds(size, ranks, rank);
+  }
+
+  /** This rank's segments on the host, read from the device when they have changed. */
+  function onHost(): Promise<Map<ShardedTensor, Float32Array>> {
+    host ??= backend.readAll(all.map(({ own }) => own))
+      .then((values) => new Map(values.map((value, i) => [all[i], value])));
+    host.catch(() => {}); // reported where it is awaited
+    return host;
+  }
+
+  function group(weights: readonly ShardedTensor[]): Pick<ParameterGroup, "prefetch" | "withWeights"> {
+    const shapes = weights.map(({ shape }) => shape);
+    let arriving: Promise<Float32Array[]> | undefined;
+
+    function fetch(): Promise<Float32Array[]> {
+      if (!arriving) {
+        const own = onHost().then((values) => concatenate(weights.map((weight) => values.get(weight)!)));
+        arriving = strategy.allGather(own);
+        arriving.catch(() => {}); // reported where it is awaited
+      }
+      return arriving;
+    }
+
+    /** Puts the segments of all ranks on the device and frees them on the host. */
+    function open(parts: readonly Float32Array[]): void {
+      for (const weight of weights) weight.open(backend.empty(weight.shape, "weights"));
+      for (const [owner, part] of parts.entries()) {
+        for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {
+          if (start === end) continue;
+          using target = weights[index].whole.elements(start, end);
+          backend.write(target, part.subarray(at, at + end - start));
+        }
+        release(part);
+      }
+    }
+
+    async function withWeights<T>(compute: () => Promise<T>, next?: ParameterGroup): Promise<T> {
+      const parts = await fetch();
+      arriving = undefined;
+      open(parts);
+      next?.prefetch();
+      try {
+        const result = await compute();
+        backend.flush(); // the device computes while the next weights are put on it
+        return result;
+      } finally {
+        for (const weight of weights) weight.close();
+      }
+    }
+
+    return { prefetch: () => void fetch(), withWeights };
+  }
+
+  return {
+    kept,
+    create(name: string, shape: Shape, initialize: Initialize): ShardedTensor {
+      const { start, end } = kept(elementCount(shape));
+      const own = backend.empty([end - start], "weights");
+      if (end > start) initialize(own, start);
+      const weight = new ShardedTensor(name, shape, own);
+      all.push(weight);
+      return weight;
+    },
+    group,
+    publish(): Promise<void> {
+      host = undefined;
+      onHost();
+      return Promise.resolve();
+    },
+    free: () => all.forEach((weight) => weight.free()),
+  };
+}
