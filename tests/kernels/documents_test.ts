@@ -6,6 +6,7 @@ import { type AttentionVariant, lanes, tiles } from "../../packages/core/backend
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
+import { assertClose } from "../_support/compare.ts";
 import { randomLengths } from "../_support/documents.ts";
 import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
 import { assertOpMatchesReference, type Input, PLACEMENTS } from "../_support/op_case.ts";
@@ -85,6 +86,13 @@ for (const [name, variant] of Object.entries({ "what the device takes": undefine
   });
 }
 
+function tensorsOf(backend: WebGpuBackend, inputs: Record<Name, Input>, scope: Scope): Record<Name, Tensor> {
+  const entries = Object.entries(inputs).map(([name, { data, shape }]) =>
+    [name, scope.own(tensorFrom(backend, data, shape, "scratch"))] as const
+  );
+  return Object.fromEntries(entries) as Record<Name, Tensor>;
+}
+
 /** Results of a case whose inputs are given, on the device. */
 async function resultsOf(
   backend: WebGpuBackend,
@@ -92,10 +100,7 @@ async function resultsOf(
   attentionCase: AttentionCase,
 ): Promise<Record<"out" | "logSumExp" | "dq" | "dk" | "dv", Float32Array>> {
   using scope = new Scope();
-  const entries = Object.entries(inputs).map(([name, { data, shape }]) =>
-    [name, scope.own(tensorFrom(backend, data, shape, "scratch"))] as const
-  );
-  const tensors = Object.fromEntries(entries) as Record<Name, Tensor>;
+  const tensors = tensorsOf(backend, inputs, scope);
   runAttention(backend.ops, tensors, shapeOf(attentionCase));
   const [out, logSumExp, dq, dk, dv] = await backend.readAll(
     [tensors.out, tensors.logSumExp, tensors.dq, tensors.dk, tensors.dv],
@@ -111,7 +116,13 @@ for (const kernelsFor of FAMILIES) {
       const attentionCase = { batch: 2, heads: 2, kvHeads: 1, headDim: 8, queries: tokens, keys: tokens };
       const packed = { ...attentionCase, documents: [[150], [150]] };
       const plain = await resultsOf(backend, inputsOf(attentionCase), attentionCase);
-      assertEquals(await resultsOf(backend, inputsOf(packed), packed), plain, "to the bit");
+      const whole = await resultsOf(backend, inputsOf(packed), packed);
+      if (backend.isSoftware) assertEquals(whole, plain, "to the bit");
+      for (const [name, values] of Object.entries(whole)) {
+        // A GPU's compiler may fuse other products and sums in each of the two kernels: some units in the last place.
+        const expected = plain[name as keyof typeof plain];
+        assertClose(values, expected, { absolute: 1e-6, relative: 1e-6, what: name, rejectAllZero: true });
+      }
     },
     { kernelsFor },
   );
@@ -210,17 +221,19 @@ gpuTest("keys of other documents cost nothing", async (backend) => {
   const tokens = positions(4096);
   const whole = { batch: 1, heads: 4, kvHeads: 4, headDim: 8, queries: tokens, keys: tokens };
   const packed = { ...whole, documents: [Array(32).fill(128)] };
-  const [plainInputs, packedInputs] = [whole, packed].map(inputsOf);
+  using scope = new Scope();
+  const [wholeTensors, packedTensors] = [whole, packed].map((each) => tensorsOf(backend, inputsOf(each), scope));
   const fastest = { whole: Infinity, packed: Infinity };
   for (let turn = 0; turn < 3; turn++) {
-    for (const [name, inputs] of [["whole", plainInputs], ["packed", packedInputs]] as const) {
-      await backend.sync();
+    for (const [name, tensors] of [["whole", wholeTensors], ["packed", packedTensors]] as const) {
+      await backend.takeBusyMs();
       const startMs = performance.now();
-      await resultsOf(backend, inputs, whole);
-      if (turn > 0) fastest[name] = Math.min(fastest[name], performance.now() - startMs); // the first compiles
+      runAttention(backend.ops, tensors, shapeOf(whole));
+      const busyMs = await backend.takeBusyMs() ?? performance.now() - startMs;
+      if (turn > 0) fastest[name] = Math.min(fastest[name], busyMs); // the first compiles
     }
   }
   const share = fastest.packed / fastest.whole;
-  // A query sees 64 keys on average instead of 2048; what is left is copies to and from the device, and the searches.
+  // A query sees 64 keys on average instead of 2048; what is left are loads and stores, and the searches.
   assert(share < 0.5, `32 documents take ${share.toFixed(2)} of the time of one`);
 });
