@@ -7,6 +7,7 @@
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
 import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
 import {
@@ -42,6 +43,7 @@ export function createReplicatedWeights(
   group: ProcessGroup,
   clock: ExchangeClock,
 ): ReplicatedWeights {
+  const memory = new SharedMemory();
   let bytesSentBefore = group.stats.bytesSent;
   let calls = 0;
 
@@ -61,15 +63,15 @@ export function createReplicatedWeights(
     ranks: group.size,
 
     reduceGradients(gradients: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => allReduceGradients(backend, group, gradients));
+      return clock.exchange(() => allReduceGradients(backend, group, gradients, memory));
     },
 
     reduceScatterGradients(gradients: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => reduceScatterGradients(backend, group, gradients));
+      return clock.exchange(() => reduceScatterGradients(backend, group, gradients, memory));
     },
 
     gatherWeights(weights: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => allGatherWeights(backend, group, weights));
+      return clock.exchange(() => allGatherWeights(backend, group, weights, memory));
     },
 
     reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array> {

@@ -1,5 +1,6 @@
 /**
- * Exchange of replicated gradients and weights over ranks, through host memory.
+ * Exchange of replicated gradients and weights over ranks, through host memory: while some tensors are on their way, the
+ * next are read from the device and earlier ones written back.
  *
  * @module
  */
@@ -9,18 +10,27 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, allGather, allToAll, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
 
-/** Tensors are read from the device in groups of about this size, the next one while one is being exchanged. */
-const BUCKET_BYTES = 32 * 2 ** 20;
+/** Tensors are read from the device in groups of about this size. */
+const BUCKET_FLOATS = 8 * 2 ** 20;
 
-/** Replaces every gradient by its sum over the ranks of the group, bitwise the same on all of them. */
+/** Buckets that are exchanged while the next is read; what is exchanged at once bounds the memory of the host. */
+const BUCKETS_UNDER_WAY = 2;
+
+/**
+ * Replaces every gradient by its sum over the ranks of the group, bitwise the same on all of them.
+ *
+ * @param memory what gradients are read into; kept by callers that come again
+ */
 export async function allReduceGradients(
   backend: Backend,
   group: ProcessGroup,
   gradients: readonly Tensor[],
+  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
-  await forEachRead(backend, gradients, async (values, i) => {
+  await forEachRead(backend, memory, gradients, async (values, i) => {
     await group.allReduce(values);
     backend.write(gradients[i], values);
   });
@@ -31,12 +41,14 @@ export async function reduceScatterGradients(
   backend: Backend,
   group: ProcessGroup,
   gradients: readonly Tensor[],
+  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
-  await forEachRead(backend, gradients, async (values, i) => {
+  await forEachRead(backend, memory, gradients, async (values, i) => {
     const sum = await group.reduceScatter(values);
     using segment = segmentOf(gradients[i], group, group.rank);
     if (sum.length > 0) backend.write(segment, sum);
+    release(sum);
   });
 }
 
@@ -45,15 +57,17 @@ export async function allGatherWeights(
   backend: Backend,
   group: ProcessGroup,
   weights: readonly Tensor[],
+  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
   const own = weights.map((weight) => segmentOf(weight, group, group.rank));
   try {
-    await forEachRead(backend, own, async (values, i) => {
+    await forEachRead(backend, memory, own, async (values, i) => {
       const parts = await group.allGather(bytesOf(values));
       for (const [rank, part] of parts.entries()) {
         using segment = segmentOf(weights[i], group, rank);
         if (rank !== group.rank && part.length > 0) backend.write(segment, new Float32Array(part.buffer));
+        release(part);
       }
     });
   } finally {
@@ -98,38 +112,51 @@ function segmentOf(tensor: Tensor, { size }: ProcessGroup, rank: number): Tensor
   return tensor.elements(start, end);
 }
 
-/** Calls `exchange` with the values of one tensor after the other. */
+/**
+ * Calls `exchange` with the values of each tensor, those of a bucket at once; the calls are in order, so that ranks agree
+ * on the collectives that they begin with. When an exchange fails, those under way are waited for before this rejects.
+ */
 async function forEachRead(
   backend: Backend,
+  memory: SharedMemory,
   tensors: readonly Tensor[],
   exchange: (values: Float32Array, index: number) => Promise<void>,
 ): Promise<void> {
-  const buckets = bucketize(tensors);
-  let reading = readBucket(backend, buckets[0] ?? []);
+  const underWay: Promise<void>[] = [];
   let index = 0;
-  for (const i of buckets.keys()) {
-    const read = await reading;
-    if (i + 1 < buckets.length) reading = readBucket(backend, buckets[i + 1]);
-    for (const values of read) await exchange(values, index++);
+  try {
+    for (const bucket of bucketize(tensors)) {
+      const values = memory.floats(bucket.reduce((total, { size }) => total + size, 0));
+      let start = 0;
+      const into = bucket.map(({ size }) => values.subarray(start, start += size));
+      const read = await backend.readAll(bucket, into);
+      if (underWay.length === BUCKETS_UNDER_WAY) await underWay.shift();
+      const exchanged = allDone(read.map((tensorValues) => exchange(tensorValues, index++)))
+        .then(() => memory.give(values));
+      exchanged.catch(() => {}); // reported where it is waited for, which may be after another error
+      underWay.push(exchanged);
+    }
+  } finally {
+    await allDone(underWay);
   }
 }
 
-function readBucket(backend: Backend, bucket: readonly Tensor[]): Promise<Float32Array[]> {
-  const reading = backend.readAll(bucket);
-  reading.catch(() => {}); // reported where it is awaited, which may be after another error
-  return reading;
+/** Waits for all promises, also when one rejects, and only then rejects. */
+async function allDone(promises: readonly Promise<void>[]): Promise<void> {
+  await Promise.allSettled(promises);
+  await Promise.all(promises);
 }
 
 function bucketize(tensors: readonly Tensor[]): Tensor[][] {
   const buckets: Tensor[][] = [];
-  let bytes = Infinity;
+  let floats = Infinity;
   for (const tensor of tensors) {
-    if (bytes + tensor.bytes > BUCKET_BYTES) {
+    if (floats + tensor.size > BUCKET_FLOATS) {
       buckets.push([]);
-      bytes = 0;
+      floats = 0;
     }
     buckets.at(-1)!.push(tensor);
-    bytes += tensor.bytes;
+    floats += tensor.size;
   }
   return buckets;
 }
