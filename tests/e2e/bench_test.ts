@@ -170,13 +170,18 @@ Deno.test("--longest fails when nothing fits", async () => {
   assertStringIncludes(stdout, "no sequence fits in 1.00 KiB a rank: 1 tokens are too many");
 });
 
-Deno.test("--profile prints the time of kernels", async () => {
-  const { report, stdout } = await benchReport([...REFERENCE, "--profile"]);
-  const { profile } = report.runs[0].summary;
+Deno.test("--profile prints the time of kernels and what links can do", async () => {
+  const { report, stdout } = await benchReport([...REFERENCE, "--profile", "--ranks=3"]);
+  const { profile, links } = report.runs[0].summary;
   assert(
     profile!.some(({ kernel, totalMs, dispatches }) => kernel.includes("matmul") && totalMs > 0 && dispatches > 0),
   );
   assertMatch(stdout, /kernel \(rank 0\) +dispatches a step +ms a step +share/);
+  assertEquals(links!.map(({ from, to }) => [from, to]), [[0, 1], [0, 2], [1, 2]]);
+  for (const { roundTripMs, bytesPerSecond, bytesPerSecondBack } of links!) {
+    assert([roundTripMs, bytesPerSecond, bytesPerSecondBack].every((value) => value > 0 && value < Infinity));
+  }
+  assertMatch(stdout, /link +round trip +there +back\n.*\nrank 0 to 1 +\d/);
 });
 
 Deno.test("a folder's model is trained from its weights", async () => {

@@ -62,6 +62,7 @@ function rankOf(stepMs: number[], peakBytes: number, values: Partial<StepReport>
       reservedBytes: 2 * peakBytes,
       hostPeakBytes: 10,
       profile: [{ kernel: "matmul NN", dispatches: 30, totalMs: 60 }],
+      links: [],
     },
   };
 }
@@ -106,6 +107,23 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
     ]
   ) assertStringIncludes(text, part);
   assert(/matmul NN\s+10\s+20\.000\s+100\.0%/.test(text));
+  assert(!text.includes("round trip"), "One rank has no links");
+});
+
+Deno.test("a profile has a line for every link, whichever rank measured it", () => {
+  const link = { from: 0, to: 1, roundTripMs: 1.5, bytesPerSecond: 2 ** 30, bytesPerSecondBack: 2 ** 20 };
+  const launched = [[link, { ...link, to: 2 }], [{ ...link, from: 1, to: 2, roundTripMs: 20 }], []]
+    .map((links) => {
+      const rank = rankOf([1, 2, 3, 4], 1);
+      return { ...rank, result: { ...rank.result, links } };
+    });
+  const summary = summarize({ ...RUN, ranks: 3 }, launched);
+  assertEquals(summary.links!.map(({ from, to }) => [from, to]), [[0, 1], [0, 2], [1, 2]]);
+  assert(summary.ranks.every((rank) => !("links" in rank)));
+  const text = formatRun({ ...RUN, ranks: 3 }, summary);
+  assert(/rank 0 to 1\s+1\.50 ms\s+1\.00 GiB\/s\s+1\.00 MiB\/s/.test(text), text);
+  assert(/rank 1 to 2\s+20\.0 ms/.test(text), text);
+  assertEquals(summarize({ ...RUN, profile: false }, LAUNCHED).links, undefined);
 });
 
 Deno.test("a packed run tells how many documents a step has, and how long they are", () => {

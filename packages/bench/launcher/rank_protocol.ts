@@ -4,7 +4,15 @@
  * @module
  */
 
-import type { BytesByTag, KernelTime, PeakMemory, PeerErrorKind, StepReport, TlsIdentity } from "@mst/core";
+import type {
+  BytesByTag,
+  KernelTime,
+  LinkProfile,
+  PeakMemory,
+  PeerErrorKind,
+  StepReport,
+  TlsIdentity,
+} from "@mst/core";
 import type { RunConfig } from "../config/run_config.ts";
 
 /** What the ranks of one launch do. */
@@ -77,6 +85,8 @@ export interface RankResult {
   readonly hostPeakBytes: number;
   /** Time per kernel over the measured steps; empty without `--profile`. */
   readonly profile: readonly KernelTime[];
+  /** Its links to higher ranks; none without `--profile`. */
+  readonly links: readonly LinkProfile[];
 }
 
 /** What one rank did. */

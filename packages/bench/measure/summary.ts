@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { KernelTime, StepReport } from "@mst/core";
+import type { KernelTime, LinkProfile, StepReport } from "@mst/core";
 import { type RunConfig, stepTokens } from "../config/run_config.ts";
 import type { LaunchedRank, RankResult } from "../launcher/rank_protocol.ts";
 
@@ -18,8 +18,8 @@ export interface Spread {
   readonly max: number;
 }
 
-/** What one rank used, without its profile. */
-export interface RankSummary extends Omit<RankResult, "profile"> {
+/** What one rank used, without its part of the profile. */
+export interface RankSummary extends Omit<RankResult, "profile" | "links"> {
   /** Number of the rank. */
   readonly rank: number;
   /** Payload bytes that it sent per step. */
@@ -56,6 +56,8 @@ export interface RunSummary {
   readonly ranks: readonly RankSummary[];
   /** Time per kernel on rank 0; absent without `--profile`. */
   readonly profile?: readonly KernelTime[];
+  /** Every link between ranks; absent without `--profile`. */
+  readonly links?: readonly LinkProfile[];
 }
 
 /** Sums up a run. */
@@ -81,12 +83,12 @@ export function summarize(run: RunConfig, launched: readonly LaunchedRank[]): Ru
     optimizerMs: medianOf((report) => report.optimizerMs),
     ...(communicationMs > 0 && { communicationHidden: 1 - exposedMs / communicationMs }),
     peakDeviceBytes: Math.max(...launched.map(({ result }) => result.peak.totalBytes)),
-    ranks: launched.map(({ result: { profile: _, ...used } }, rank) => ({
+    ranks: launched.map(({ result: { profile: _profile, links: _links, ...used } }, rank) => ({
       rank,
       ...used,
       bytesSentPerStep: spreadOf(measured[rank].map(({ bytesSent }) => bytesSent)).median,
     })),
-    ...(run.profile && { profile: result.profile }),
+    ...(run.profile && { profile: result.profile, links: launched.flatMap(({ result }) => result.links) }),
   };
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Backend, createReferenceBackend, createWebGpuBackend, type StepReport } from "@mst/core";
+import { type Backend, createReferenceBackend, createWebGpuBackend, measureLinks, type StepReport } from "@mst/core";
 import type { RankEvent, RankOrder } from "../launcher/rank_protocol.ts";
 import type { RunConfig } from "../config/run_config.ts";
 import { strategyEntry } from "../scenario.ts";
@@ -43,7 +43,8 @@ async function runRank(order: RankOrder, nextOrder: () => Promise<unknown>): Pro
   try {
     const { placement, mesh } = run;
     const strategy = strategyEntry(run.strategy).create({ backend, group, placement, mesh });
-    const result = await runJob({ job, backend, strategy, emit: note });
+    const links = run.profile ? await measureLinks(group) : [];
+    const result = { ...await runJob({ job, backend, strategy, emit: note }), links };
     emit({ type: "done", result, all: meeting && await gatherReports(group, { steps, result }) });
   } catch (error) {
     // First of all, since leaving a group that has failed takes its time.

@@ -36,7 +36,7 @@ export interface RunJobOptions {
 }
 
 /** Trains for the steps of the run. */
-export async function runJob({ job, backend, strategy, emit }: RunJobOptions): Promise<RankResult> {
+export async function runJob({ job, backend, strategy, emit }: RunJobOptions): Promise<Omit<RankResult, "links">> {
   const { model, train, weightsFolder, warmup, profile } = job.run;
   const batchesOf = await openBatches(job);
   const weights = weightsFolder === undefined ? undefined : await readModelWeights(weightsFolder, model);
@@ -75,7 +75,7 @@ async function toResult(
   backend: Backend,
   localTokens: number,
   profile: readonly KernelTime[],
-): Promise<RankResult> {
+): Promise<Omit<RankResult, "links">> {
   const { ledger } = backend;
   return {
     deviceName: backend.deviceName,

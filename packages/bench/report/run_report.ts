@@ -4,7 +4,15 @@
  * @module
  */
 
-import { type Chunks, headChunkCount, type KernelTime, MEMORY_TAGS, mlpChunkCount, parameterCount } from "@mst/core";
+import {
+  type Chunks,
+  headChunkCount,
+  type KernelTime,
+  type LinkProfile,
+  MEMORY_TAGS,
+  mlpChunkCount,
+  parameterCount,
+} from "@mst/core";
 import { type BenchPlan, type PlannedRun, type RunConfig, stepTokens } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
 import { strategyEntry } from "../scenario.ts";
@@ -86,6 +94,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   }
   const parts = [describeRun(run), formatFacts(facts), formatMemory(summary)];
   if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
+  if (summary.links?.length) parts.push(formatLinks(summary.links));
   return parts.join("\n\n");
 }
 
@@ -130,6 +139,19 @@ export function formatProfile(profile: readonly KernelTime[], steps: number): st
       formatCount(dispatches / steps),
       (ms / steps).toFixed(3),
       formatPercent(ms / totalMs),
+    ]),
+  );
+}
+
+/** Latency and bandwidth of every link, measured before training. */
+export function formatLinks(links: readonly LinkProfile[]): string {
+  return formatTable(
+    ["link", "round trip", "there", "back"],
+    links.map(({ from, to, roundTripMs, bytesPerSecond, bytesPerSecondBack }) => [
+      `rank ${from} to ${to}`,
+      formatMs(roundTripMs),
+      `${formatBytes(bytesPerSecond)}/s`,
+      `${formatBytes(bytesPerSecondBack)}/s`,
     ]),
   );
 }

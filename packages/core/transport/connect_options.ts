@@ -44,6 +44,7 @@ export interface ConnectOptions {
    * Milliseconds for the rendezvous, and later for a peer's silence while it is waited for; twice as many for a peer that
    * lives but sends nothing. 60 000 by default. It must exceed half the longest time between two messages of a rank,
    * and, unless its group is in a worker, the longest time in which it computes without yielding to its event loop.
+   * Links are taken to carry a megabyte a second at least.
    */
   readonly timeoutMs?: number;
   /** Told rank 0's address, for the other ranks, as soon as it listens. Not called in a run of one rank. */

@@ -22,6 +22,11 @@ const PART_BYTES = 4 * 1024 * 1024;
 /** Bytes that may wait in the socket before a frame more: four parts keep it busy from one poll to the next. */
 const HIGH_WATER_BYTES = 4 * PART_BYTES;
 const LONGEST_POLL_MS = 16;
+/**
+ * What the slowest link carries. The receiver of a frame notices nothing before it is whole, so one must not take a link
+ * so long that the sender seems to have stopped.
+ */
+const SLOWEST_BYTES_PER_MS = 1000;
 /** Parts on an encrypted link, since Deno's server takes a time that grows with the square of a message's length there. */
 const ENCRYPTED_PART_BYTES = 256 * 1024;
 /** Shortest payload that goes apart; long enough to push the head before it out of the socket, see `fillerAfter`. */
@@ -146,8 +151,10 @@ export class PeerLink extends BaseLink {
   }
 
   #partBytes(messageBytes: number): number {
-    if (this.#push) return ENCRYPTED_PART_BYTES;
-    return messageBytes <= MAX_FRAME_PAYLOAD_BYTES ? messageBytes : PART_BYTES;
+    const patienceBytes = Math.ceil(this.timeoutMs / 2 * SLOWEST_BYTES_PER_MS);
+    if (this.#push) return Math.min(ENCRYPTED_PART_BYTES, patienceBytes);
+    if (messageBytes <= Math.min(MAX_FRAME_PAYLOAD_BYTES, patienceBytes)) return messageBytes;
+    return Math.min(PART_BYTES, patienceBytes);
   }
 
   /** The socket copies what it is given, so that one buffer serves all frames and payloads are sent as they lie. */
