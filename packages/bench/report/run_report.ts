@@ -35,7 +35,7 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
   return [
     `strategies over ${ranks} ranks`,
     describeModel(config),
-    `recompute ${train.recompute}, shard ${train.shard}`,
+    `recompute ${train.recompute}, shard ${train.shard}${train.packed ? ", packed" : ""}`,
     describeDevice(config),
   ].join("; ");
 }
