@@ -54,6 +54,7 @@ export {
   type CreateParameterOptions,
   createWholeStates,
   dividedStates,
+  keptOfWeights,
   type ModelStates,
   type OwnElements,
 } from "./sharding/model_states.ts";
@@ -107,7 +108,7 @@ export {
   type ReadTextOptions,
   type TokenizedText,
 } from "./train/training_text.ts";
-export { segmentBounds } from "./transport/collectives.ts";
+export { type Segment, segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";

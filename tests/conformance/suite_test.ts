@@ -8,8 +8,9 @@ import {
   ExchangeClock,
   type SequenceStrategy,
 } from "@mst/core";
+import { createRingStrategy } from "@mst/ring";
 import { assertAttentionMemory } from "./_attention_memory.ts";
-import { assertSameGradients, assertTraffic, SHAPES, type StrategyCase } from "./_conformance.ts";
+import { assertSameGradients, assertSameTraining, assertTraffic, SHAPES, type StrategyCase } from "./_conformance.ts";
 
 /** Every rank computes the whole sequence by itself, so that sums over two ranks are twice what they should be. */
 const repeated: StrategyCase = {
@@ -57,6 +58,35 @@ Deno.test("gradients that differ between ranks are noticed", async () => {
     }),
   };
   await assertRejects(() => assertSameGradients(uneven, SHAPES.ragged, 2), Error, "same to the bit on every rank");
+});
+
+Deno.test("sharded states that lose a rank's terms, or an update, are noticed", async () => {
+  const ring: StrategyCase = { ...repeated, create: createRingStrategy };
+  const shape = SHAPES["multi-query, batches"];
+  const forgetful: StrategyCase = {
+    ...ring,
+    create: (options) => ({
+      ...ring.create(options),
+      reduceScatter: async (parts) => (await parts)[options.group.rank].slice(),
+    }),
+  };
+  await assertSameGradients(ring, shape, 2, "weights");
+  await assertRejects(() => assertSameGradients(forgetful, shape, 2, "weights"), Error, "over 2 ranks");
+  const stale: StrategyCase = {
+    ...ring,
+    create(options) {
+      const strategy = ring.create(options);
+      const first = new Map<number, Float32Array>();
+      return {
+        ...strategy,
+        allGather(values) {
+          if (!first.has(values.length)) first.set(values.length, values.slice());
+          return strategy.allGather(first.get(values.length)!);
+        },
+      };
+    },
+  };
+  await assertRejects(() => assertSameTraining(stale, shape, 2, "weights"), Error, "losses over 2 ranks");
 });
 
 Deno.test("a byte that no formula has is noticed", async () => {

@@ -2,7 +2,8 @@ import { assert, assertEquals, assertFalse, assertRejects } from "@std/assert";
 import { UnsupportedModelError } from "../../packages/core/config/hf_config.ts";
 import { parameterSpecs } from "../../packages/core/model/parameters.ts";
 import { hasModelWeights, readModelFolder, readModelWeights } from "../../packages/core/train/model_folder.ts";
-import { SafetensorsError } from "../../packages/core/train/safetensors.ts";
+import { keptOfWeights } from "../../packages/core/sharding/model_states.ts";
+import { SafetensorsError, SafetensorsFile } from "../../packages/core/train/safetensors.ts";
 import { type HostTensor, writeSafetensors } from "../../packages/core/train/safetensors_writer.ts";
 import { elementCount } from "../../packages/core/tensor/shape.ts";
 import { withTempDir } from "../_support/temp_dir.ts";
@@ -61,6 +62,44 @@ Deno.test("weights are read from shards", () =>
     await Deno.writeTextFile(index, "{}");
     await assertRejects(() => readModelWeights(folder, model), TypeError, "no weight_map");
   }));
+
+Deno.test("a rank reads its segment of each weight, of floats of any length", () =>
+  withTempDir(async (folder) => {
+    await writeConfig(folder);
+    const model = await readModelFolder(folder);
+    const specs = parameterSpecs(model);
+    const values = (size: number) => Float32Array.from({ length: size }, (_, i) => i % 200); // exact in 16 bits
+    const tensors = new Map(specs.map(({ name, shape }) => [name, { shape, data: values(elementCount(shape)) }]));
+    await writeSafetensors(`${folder}/model.safetensors`, tensors);
+    await writeHalves(`${folder}/halves.safetensors`, values(33));
+    using halves = await SafetensorsFile.open(`${folder}/halves.safetensors`);
+    for (const ranks of [1, 2, 3, 100]) {
+      const parts = [];
+      for (let rank = 0; rank < ranks; rank++) {
+        const segment = keptOfWeights({ rank, ranks }, "weights");
+        assertEquals(keptOfWeights({ rank, ranks }, "gradients")(7), { start: 0, end: 7 });
+        parts.push(await readModelWeights(folder, model, segment));
+        const { start, end } = segment(33);
+        assertEquals(await halves.readFloats("halves", { start, end }), values(33).subarray(start, end));
+      }
+      for (const [name, { data }] of tensors) {
+        assertEquals(parts.flatMap((part) => [...part.get(name)!]), [...data], `${name} by ${ranks} ranks`);
+      }
+    }
+    await assertRejects(
+      () => halves.readFloats("halves", { start: 3, end: 34 }),
+      RangeError,
+      "Cannot read elements 3 to 34 of halves: it has 33",
+    );
+  }));
+
+async function writeHalves(path: string, values: Float32Array): Promise<void> {
+  const data = new Uint8Array(new Float16Array(values).buffer);
+  const header = { halves: { dtype: "F16", shape: [values.length], data_offsets: [0, data.length] } };
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const length = new Uint8Array(new BigUint64Array([BigInt(text.length)]).buffer);
+  await Deno.writeFile(path, Uint8Array.from([...length, ...text, ...data]));
+}
 
 Deno.test("missing, unknown and misshapen weights are refused", () =>
   withTempDir(async (folder) => {

@@ -11,6 +11,7 @@ import {
   batchFromWindows,
   DataSource,
   END_TOKEN,
+  keptOfWeights,
   type KernelTime,
   readModelWeights,
   readText,
@@ -39,7 +40,9 @@ export interface RunJobOptions {
 export async function runJob({ job, backend, strategy, emit }: RunJobOptions): Promise<Omit<RankResult, "links">> {
   const { model, train, weightsFolder, warmup, profile } = job.run;
   const batchesOf = await openBatches(job);
-  const weights = weightsFolder === undefined ? undefined : await readModelWeights(weightsFolder, model);
+  const weights = weightsFolder === undefined
+    ? undefined
+    : await readModelWeights(weightsFolder, model, keptOfWeights(strategy, train.shard));
   using trainer = new Trainer({ backend, strategy, model, train, weights });
   if (job.captureFolder !== undefined) {
     await capture({ job, folder: job.captureFolder, trainer, strategy, batches: batchesOf(0) });

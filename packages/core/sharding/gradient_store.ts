@@ -92,9 +92,9 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
   }
 
   async function withGradients<T>(gradients: readonly ShardedTensor[], compute: () => Promise<T>): Promise<T> {
-    for (const gradient of gradients) gradient.open(zeros(backend, gradient.shape, "gradients"));
     const earlier = reducing;
     try {
+      for (const gradient of gradients) gradient.open(zeros(backend, gradient.shape, "gradients"));
       const result = await compute();
       reducing = reduceGroup(gradients, backend.readAll(gradients.map(({ whole }) => whole)));
       reducing.catch(() => {}); // reported where it is awaited
@@ -126,7 +126,7 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     },
     async readWhole(): Promise<Float32Array[]> {
       const shapes = all.map(({ shape }) => shape);
-      const parts = await strategy.allGather(ownSums().then(concatenate));
+      const parts = await strategy.allGather(concatenate(await ownSums()));
       const wholes = shapes.map((shape) => new Float32Array(elementCount(shape)));
       for (const [owner, part] of parts.entries()) {
         for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {

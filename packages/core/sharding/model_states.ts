@@ -112,6 +112,12 @@ export function dividedStates(
   };
 }
 
+/** Which elements of a weight of `size` elements a rank keeps, and so has to be given. */
+export function keptOfWeights(ranks: Ranks, shard: ShardStage): (size: number) => Segment {
+  const { weights } = dividedStates(ranks, shard);
+  return (size) => ownSegment(size, ranks, weights);
+}
+
 /** Elements that a rank keeps of a state of `size` elements. */
 export function ownSegment(size: number, { rank, ranks }: Ranks, isDivided: boolean): Segment {
   return isDivided ? segmentBounds(size, ranks, rank) : wholeSegment(size);

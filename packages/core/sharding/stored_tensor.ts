@@ -56,9 +56,9 @@ export class ShardedTensor implements StoredTensor {
     return whole;
   }
 
-  /** Frees the whole tensor. */
+  /** Frees the whole tensor, if there is one. */
   close(): void {
-    this.whole.free();
+    this.#whole?.free();
     this.#whole = undefined;
   }
 

@@ -70,31 +70,36 @@ export function createWholeWeights(
 export function createShardedWeights(backend: Backend, strategy: SequenceStrategy): WeightStore<ShardedTensor> {
   const { rank, ranks } = strategy;
   const all: ShardedTensor[] = [];
-  let host: Promise<Map<ShardedTensor, Float32Array>> | undefined;
+  let onHost: ReadonlyMap<ShardedTensor, Float32Array> | undefined;
 
   function kept(size: number): Segment {
     return segmentBounds(size, ranks, rank);
   }
 
-  /** This rank's segments on the host, read from the device when they have changed. */
-  function onHost(): Promise<Map<ShardedTensor, Float32Array>> {
-    host ??= backend.readAll(all.map(({ own }) => own))
-      .then((values) => new Map(values.map((value, i) => [all[i], value])));
-    host.catch(() => {}); // reported where it is awaited
-    return host;
+  /** Reads this rank's segments from the device. */
+  async function refresh(): Promise<void> {
+    const values = await backend.readAll(all.map(({ own }) => own));
+    onHost = new Map(all.map((weight, i) => [weight, values[i]]));
   }
 
   function group(weights: readonly ShardedTensor[]): Pick<ParameterGroup, "prefetch" | "withWeights"> {
     const shapes = weights.map(({ shape }) => shape);
     let arriving: Promise<Float32Array[]> | undefined;
 
-    function fetch(): Promise<Float32Array[]> {
-      if (!arriving) {
-        const own = onHost().then((values) => concatenate(weights.map((weight) => values.get(weight)!)));
-        arriving = strategy.allGather(own);
-        arriving.catch(() => {}); // reported where it is awaited
-      }
-      return arriving;
+    /** Calls at once, so that ranks make their calls in the same order. */
+    function prefetch(): void {
+      if (arriving || !onHost) return;
+      const values = onHost;
+      arriving = strategy.allGather(concatenate(weights.map((weight) => values.get(weight)!)));
+      arriving.catch(() => {}); // reported where it is awaited
+    }
+
+    async function fetch(): Promise<readonly Float32Array[]> {
+      if (!onHost) await refresh(); // initial values
+      prefetch();
+      const parts = await arriving!;
+      arriving = undefined;
+      return parts;
     }
 
     /** Puts the segments of all ranks on the device and frees them on the host. */
@@ -112,10 +117,9 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
 
     async function withWeights<T>(compute: () => Promise<T>, next?: ParameterGroup): Promise<T> {
       const parts = await fetch();
-      arriving = undefined;
-      open(parts);
-      next?.prefetch();
       try {
+        open(parts);
+        next?.prefetch();
         const result = await compute();
         backend.flush(); // the device computes while the next weights are put on it
         return result;
@@ -124,7 +128,7 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
       }
     }
 
-    return { prefetch: () => void fetch(), withWeights };
+    return { prefetch, withWeights };
   }
 
   return {
@@ -138,11 +142,7 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
       return weight;
     },
     group,
-    publish(): Promise<void> {
-      host = undefined;
-      onHost();
-      return Promise.resolve();
-    },
+    publish: refresh,
     free: () => all.forEach((weight) => weight.free()),
   };
 }

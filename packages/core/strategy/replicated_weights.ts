@@ -45,18 +45,7 @@ export function createReplicatedWeights(
 ): ReplicatedWeights {
   const memory = new SharedMemory();
   let bytesSentBefore = group.stats.bytesSent;
-  let calls = 0;
-
-  /** Runs an exchange once its input is there, under a label by which ranks pair their calls whatever comes between. */
-  async function exchangeLater<T, U>(
-    name: string,
-    input: Promise<T>,
-    run: (input: T, label: string) => Promise<U>,
-  ): Promise<U> {
-    const label = `${name} ${calls++}`;
-    const ready = await input;
-    return await clock.exchange(() => run(ready, label));
-  }
+  let reductions = 0;
 
   return {
     rank: group.rank,
@@ -74,12 +63,14 @@ export function createReplicatedWeights(
       return clock.exchange(() => allGatherWeights(backend, group, weights, memory));
     },
 
-    reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array> {
-      return exchangeLater("gradients", parts, (values, label) => reduceScatterParts(group, values, label));
+    async reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array> {
+      const label = `reduction ${reductions++}`; // taken now, while ranks are at the same call
+      const terms = await parts;
+      return await clock.exchange(() => reduceScatterParts(group, terms, label));
     },
 
-    allGather(values: Promise<Float32Array>): Promise<Float32Array[]> {
-      return exchangeLater("weights", values, (own, label) => allGatherValues(group, own, label));
+    allGather(values: Float32Array): Promise<Float32Array[]> {
+      return clock.exchange(() => allGatherValues(group, values));
     },
 
     async sumOverRanks(values: readonly number[]): Promise<number[]> {

@@ -100,11 +100,11 @@ export interface SequenceStrategy {
   gatherWeights(weights: readonly Tensor[]): Promise<void>;
   /**
    * This rank's part of the sum over ranks, owned by the caller; `parts` has a term for every rank, in rank order. Ranks
-   * pair their calls by order, so values may come later and other exchanges may run meanwhile.
+   * pair these calls by their order, so the terms may come when they are ready, whatever is exchanged meanwhile.
    */
   reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array>;
-  /** Values of every rank, in rank order, owned by the caller; lengths may differ. Calls are paired by order as above. */
-  allGather(values: Promise<Float32Array>): Promise<Float32Array[]>;
+  /** Values of every rank, in rank order, owned by the caller; lengths may differ. */
+  allGather(values: Float32Array): Promise<Float32Array[]>;
   /** Sums of each number over ranks. */
   sumOverRanks(values: readonly number[]): Promise<number[]>;
   /** Tells peers which step is under way, for their error messages. */

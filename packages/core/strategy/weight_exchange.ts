@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, allGather, allToAll, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, allToAll, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
@@ -93,9 +93,8 @@ export async function reduceScatterParts(
 export async function allGatherValues(
   group: ProcessGroup,
   values: Float32Array,
-  label: string,
 ): Promise<Float32Array[]> {
-  return (await allGather(group, bytesOf(values), label)).map(floatsOf);
+  return (await group.allGather(bytesOf(values))).map(floatsOf);
 }
 
 function bytesOf(values: Float32Array): Uint8Array {

@@ -9,6 +9,7 @@
  */
 
 import { elementCount, type Shape } from "../tensor/shape.ts";
+import type { Segment } from "../transport/collectives.ts";
 
 /** A file is not a well-formed safetensors file; the message names the file and what is wrong with it. */
 export class SafetensorsError extends Error {
@@ -106,14 +107,16 @@ export class SafetensorsFile implements Disposable {
   /**
    * A tensor of floats (F32, F16 or BF16) as f32.
    *
+   * @param segment elements to read, in row-major order; all when left out
    * @throws {SafetensorsError} when there is none of that name, or it holds something else
+   * @throws {RangeError} when it has no such elements
    */
-  async readFloats(name: string): Promise<Float32Array> {
+  async readFloats(name: string, segment?: Segment): Promise<Float32Array> {
     const { dtype } = this.entry(name);
     if (dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") {
       throw new SafetensorsError(this.path, `${name} is of type ${dtype}, wanted F32, F16 or BF16`);
     }
-    const bytes = await this.#read(name);
+    const bytes = await this.#read(name, segment);
     if (dtype === "F32") return new Float32Array(bytes.buffer);
     if (dtype === "F16") return Float32Array.from(new Float16Array(bytes.buffer));
     return floatsOfBfloats(new Uint16Array(bytes.buffer));
@@ -145,10 +148,15 @@ export class SafetensorsFile implements Disposable {
     this.#file.close();
   }
 
-  async #read(name: string): Promise<Uint8Array<ArrayBuffer>> {
-    const { startByte, endByte } = this.entry(name);
-    await this.#file.seek(this.#dataStart + startByte, Deno.SeekMode.Start);
-    const bytes = new Uint8Array(endByte - startByte);
+  async #read(name: string, segment?: Segment): Promise<Uint8Array<ArrayBuffer>> {
+    const { dtype, shape, startByte } = this.entry(name);
+    const size = elementCount(shape);
+    const { start, end } = segment ?? { start: 0, end: size };
+    if (!(start >= 0 && start <= end && end <= size)) {
+      throw new RangeError(`Cannot read elements ${start} to ${end} of ${name}: it has ${size}`);
+    }
+    await this.#file.seek(this.#dataStart + startByte + start * DTYPE_BYTES[dtype], Deno.SeekMode.Start);
+    const bytes = new Uint8Array((end - start) * DTYPE_BYTES[dtype]);
     const count = await fill(this.#file, bytes);
     if (count === bytes.length) return bytes;
     throw new SafetensorsError(this.path, `it ends ${bytes.length - count} bytes before the end of ${name}`);
