@@ -218,6 +218,7 @@ Deno.test("numbers are written with units", () => {
     "1.50 KiB",
     "5.00 GiB",
   ]);
+  assertEquals([2 ** 20 - 1, 9.999 * 2 ** 20].map(formatBytes), ["1.00 MiB", "10.0 MiB"]);
   assertEquals([0.1234, 12.345, 1234.5].map(formatMs), ["0.123 ms", "12.3 ms", "1,235 ms"]);
   assertEquals([0.5, 99.9, 12345].map(formatRate), ["0.500", "99.9", "12,345"]);
   assertEquals([0.2, 59.6, 61, 7300].map(formatSeconds), ["0 s", "1 min 0 s", "1 min 1 s", "2 h 1 min"]);

@@ -6,10 +6,10 @@
 
 const BYTE_UNITS = ["B", "KiB", "MiB", "GiB", "TiB"] as const;
 
-/** Bytes in the unit that keeps the number below 1024, such as `1.5 GiB`. */
+/** Bytes in the unit that keeps the number, as it is written, below 1024, such as `1.50 GiB`. */
 export function formatBytes(bytes: number): string {
   let unit = 0;
-  while (bytes >= 1024 && unit < BYTE_UNITS.length - 1) {
+  while (bytes >= 1023.5 && unit < BYTE_UNITS.length - 1) {
     bytes /= 1024;
     unit++;
   }
@@ -58,6 +58,7 @@ export function formatParameters(count: number): string {
 /** A number to that many digits, without an exponent. */
 function significant(value: number, digits: number): string {
   if (value === 0) return "0";
-  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value))));
+  const rounded = Math.abs(Number(value.toPrecision(digits)));
+  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(rounded)));
   return value.toFixed(Math.min(20, decimals));
 }
