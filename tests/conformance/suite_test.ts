@@ -67,7 +67,7 @@ Deno.test("sharded states that lose a rank's terms, or an update, are noticed", 
     ...ring,
     create: (options) => ({
       ...ring.create(options),
-      reduceScatter: async (parts) => (await parts)[options.group.rank].slice(),
+      reduceScatter: async (parts) => void await parts,
     }),
   };
   await assertSameGradients(ring, shape, 2, "weights");

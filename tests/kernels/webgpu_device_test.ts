@@ -199,11 +199,13 @@ gpuTest("reads larger than one staging buffer arrive whole, as the tensors were 
   using last = x.rows(size - 1, size);
   backend.ops.fill(first, 5);
   backend.ops.fill(last, 6);
+  const take = backend.readLater([last, first]);
   const reading = backend.readAll([x, last]);
   backend.ops.fill(x, 9);
   const [values, [end]] = await reading;
   assertEquals([values.length, values[0], values[1], values[size - 2], values[size - 1], end], [size, 5, 1, 1, 6, 6]);
   assertEquals(values.reduce((sum, value) => sum + value), size + 9);
+  assertEquals(await take(), [Float32Array.of(6), Float32Array.of(5)]);
 });
 
 gpuTest("reads fill given arrays, and writes are taken from them, shared memory included", async (backend) => {

@@ -54,10 +54,12 @@ Deno.test("write copies the data, and refuses other lengths and element types", 
 Deno.test("read gives the contents of the moment it was called, as a copy", async () => {
   const backend = createReferenceBackend();
   using tensor = tensorFrom(backend, Float32Array.of(1, 2), [2], "scratch");
+  const take = backend.readLater([tensor]);
   const reading = backend.read(tensor);
   backend.ops.fill(tensor, 5);
   const values = await reading;
   assertEquals([...values], [1, 2]);
+  assertEquals(await take(), [Float32Array.of(1, 2)]);
   values[0] = 7;
   assertEquals((await backend.readAll([tensor, tensor])).map((x) => [...x]), [[5, 5], [5, 5]]);
 });

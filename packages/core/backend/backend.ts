@@ -57,6 +57,8 @@ export interface Backend extends AsyncDisposable {
    * @throws {RangeError} when an array is not as long as its tensor
    */
   readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]>;
+  /** As `readAll`, of the tensors as they are now, but nothing waits until the function that is returned is called, once. */
+  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]>;
   /** Hands encoded work to the device without waiting for it. */
   flush(): void;
   /** Flushes and waits until the device has nothing left to do. */

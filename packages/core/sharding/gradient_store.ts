@@ -9,10 +9,11 @@ import { type Backend, zeros } from "../backend/backend.ts";
 import type { ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
+import { Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, type Segment, segmentBounds } from "../transport/collectives.ts";
-import { release } from "../transport/release.ts";
-import { concatenate, packByRank, packedSegments } from "./segments.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
+import { concatenate, packedSegments, totalLength } from "./segments.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
 
 /** Keeps gradients, which add up over the micro-batches of a step. */
@@ -77,18 +78,42 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
   const { rank, ranks } = strategy;
   const all: ShardedTensor[] = [];
   const sums = new Map<ShardedTensor, Float32Array>();
+  const memory = new SharedMemory();
   let reducing: Promise<void> = Promise.resolve();
 
-  /** Adds this rank's segments of the sum over ranks. */
-  async function reduceGroup(gradients: readonly ShardedTensor[], reading: Promise<Float32Array[]>): Promise<void> {
-    const sum = await strategy.reduceScatter(reading.then((wholes) => packByRank(wholes, ranks)));
-    for (const { index, start, end, at } of packedSegments(gradients.map(({ shape }) => shape), ranks, rank)) {
-      const part = sum.subarray(at, at + end - start);
-      const earlier = sums.get(gradients[index]);
-      if (earlier) addFloats(earlier, part, earlier);
-      else sums.set(gradients[index], part.slice());
+  /** Copies whole gradients as they are; then gives, for each rank, its segments of them, and their memory. */
+  function takeByRank(gradients: readonly ShardedTensor[]) {
+    const shapes = gradients.map(({ shape }) => shape);
+    const all = memory.floats(shapes.reduce((sum, shape) => sum + elementCount(shape), 0));
+    const parts: Float32Array[] = [];
+    const into: Float32Array[] = [];
+    using scope = new Scope();
+    const segments: Tensor[] = [];
+    for (let owner = 0, from = 0; owner < ranks; owner++) {
+      const first = from;
+      for (const { index, start, end } of packedSegments(shapes, ranks, owner)) {
+        segments.push(scope.own(gradients[index].whole.elements(start, end)));
+        into.push(all.subarray(from, from += end - start));
+      }
+      parts.push(all.subarray(first, from));
     }
-    release(sum);
+    return { take: backend.readLater(segments, into), parts, all };
+  }
+
+  /**
+   * Adds this rank's segments of the sum over ranks. The device is waited for only once what follows has been handed to it,
+   * so that it has something to do when it is done.
+   */
+  async function reduceGroup(gradients: readonly ShardedTensor[]): Promise<void> {
+    const { take, parts, all } = takeByRank(gradients);
+    await strategy.reduceScatter(nextTurn().then(take).then(() => parts));
+    for (const { index, start, end, at } of packedSegments(gradients.map(({ shape }) => shape), ranks, rank)) {
+      const sum = parts[rank].subarray(at, at + end - start);
+      const earlier = sums.get(gradients[index]);
+      if (earlier) addFloats(earlier, sum, earlier);
+      else sums.set(gradients[index], Float32Array.from(sum));
+    }
+    memory.give(all);
   }
 
   async function withGradients<T>(gradients: readonly ShardedTensor[], compute: () => Promise<T>): Promise<T> {
@@ -96,7 +121,7 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     try {
       for (const gradient of gradients) gradient.open(zeros(backend, gradient.shape, "gradients"));
       const result = await compute();
-      reducing = reduceGroup(gradients, backend.readAll(gradients.map(({ whole }) => whole)));
+      reducing = reduceGroup(gradients);
       reducing.catch(() => {}); // reported where it is awaited
       return result;
     } finally {
@@ -126,7 +151,8 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     },
     async readWhole(): Promise<Float32Array[]> {
       const shapes = all.map(({ shape }) => shape);
-      const parts = await strategy.allGather(concatenate(await ownSums()));
+      const own = await ownSums();
+      const parts = await strategy.allGather(concatenate(own, new Float32Array(totalLength(own))));
       const wholes = shapes.map((shape) => new Float32Array(elementCount(shape)));
       for (const [owner, part] of parts.entries()) {
         for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {
@@ -138,4 +164,9 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     clear: () => sums.clear(),
     free: () => all.forEach((gradient) => gradient.free()),
   };
+}
+
+/** Resolves once the caller waits for something else. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
 }

@@ -30,22 +30,17 @@ export function packedSegments(shapes: readonly Shape[], ranks: number, rank: nu
   });
 }
 
-/** For each rank, the message of its segments of whole tensors. */
-export function packByRank(wholes: readonly Float32Array[], ranks: number): Float32Array[] {
-  return Array.from({ length: ranks }, (_, rank) =>
-    concatenate(wholes.map((whole) => {
-      const { start, end } = segmentBounds(whole.length, ranks, rank);
-      return whole.subarray(start, end);
-    })));
-}
-
-/** One array behind the other. */
-export function concatenate(arrays: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(arrays.reduce((sum, { length }) => sum + length, 0));
+/** One array behind the other, in one of their length, which is returned. */
+export function concatenate<T extends Float32Array>(arrays: readonly Float32Array[], into: T): T {
   let at = 0;
   for (const array of arrays) {
-    all.set(array, at);
+    into.set(array, at);
     at += array.length;
   }
-  return all;
+  return into;
+}
+
+/** Elements of all arrays together. */
+export function totalLength(arrays: readonly Float32Array[]): number {
+  return arrays.reduce((sum, { length }) => sum + length, 0);
 }

@@ -11,7 +11,8 @@ import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Segment, segmentBounds } from "../transport/collectives.ts";
 import { release } from "../transport/release.ts";
-import { concatenate, packedSegments } from "./segments.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
+import { concatenate, packedSegments, totalLength } from "./segments.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
 
 /** Writes initial values: the elements of a weight from `start` on, as many as `target` has. */
@@ -70,6 +71,7 @@ export function createWholeWeights(
 export function createShardedWeights(backend: Backend, strategy: SequenceStrategy): WeightStore<ShardedTensor> {
   const { rank, ranks } = strategy;
   const all: ShardedTensor[] = [];
+  const memory = new SharedMemory();
   let onHost: ReadonlyMap<ShardedTensor, Float32Array> | undefined;
 
   function kept(size: number): Segment {
@@ -90,7 +92,9 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
     function prefetch(): void {
       if (arriving || !onHost) return;
       const values = onHost;
-      arriving = strategy.allGather(concatenate(weights.map((weight) => values.get(weight)!)));
+      const own = weights.map((weight) => values.get(weight)!);
+      const sent = concatenate(own, memory.floats(totalLength(own)));
+      arriving = strategy.allGather(sent).finally(() => memory.give(sent));
       arriving.catch(() => {}); // reported where it is awaited
     }
 

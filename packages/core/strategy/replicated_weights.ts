@@ -63,10 +63,10 @@ export function createReplicatedWeights(
       return clock.exchange(() => allGatherWeights(backend, group, weights, memory));
     },
 
-    async reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array> {
+    async reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<void> {
       const label = `reduction ${reductions++}`; // taken now, while ranks are at the same call
       const terms = await parts;
-      return await clock.exchange(() => reduceScatterParts(group, terms, label));
+      await clock.exchange(() => reduceScatterParts(group, terms, label));
     },
 
     allGather(values: Float32Array): Promise<Float32Array[]> {

@@ -21,7 +21,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     reduceGradients: () => Promise.resolve(),
     reduceScatterGradients: () => Promise.resolve(),
     gatherWeights: () => Promise.resolve(),
-    reduceScatter: async (parts) => (await parts)[0],
+    reduceScatter: async (parts) => void await parts,
     allGather: (values) => Promise.resolve([values.slice()]),
     sumOverRanks: (values) => Promise.resolve([...values]),
     beginStep: () => {},

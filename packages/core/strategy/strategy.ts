@@ -99,10 +99,10 @@ export interface SequenceStrategy {
   /** Replaces all segments of every weight but this rank's by those of the ranks that own them. */
   gatherWeights(weights: readonly Tensor[]): Promise<void>;
   /**
-   * This rank's part of the sum over ranks, owned by the caller; `parts` has a term for every rank, in rank order. Ranks
-   * pair these calls by their order, so the terms may come when they are ready, whatever is exchanged meanwhile.
+   * Adds to `parts[rank]` the terms that the other ranks have for this one; `parts` has a term for every rank, in rank
+   * order. Ranks pair these calls by their order, so terms may come when they are ready, whatever is exchanged meanwhile.
    */
-  reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<Float32Array>;
+  reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<void>;
   /** Values of every rank, in rank order, owned by the caller; lengths may differ. */
   allGather(values: Float32Array): Promise<Float32Array[]>;
   /** Sums of each number over ranks. */

@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, allToAll, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
@@ -75,18 +75,22 @@ export async function allGatherWeights(
   }
 }
 
-/** The sum over ranks of `parts[rank]` of each, added in rank order; every pair of ranks exchanges directly. */
+/** Adds to `parts[rank]` what the other ranks have for this one, in rank order; every pair of ranks exchanges directly. */
 export async function reduceScatterParts(
   group: ProcessGroup,
   parts: readonly Float32Array[],
   label: string,
-): Promise<Float32Array> {
-  const [first, ...others] = (await allToAll(group, parts.map(bytesOf), label)).map(floatsOf);
-  for (const other of others) {
-    addFloats(first, other, first);
-    release(other);
+): Promise<void> {
+  const others = parts.keys().filter((rank) => rank !== group.rank).toArray();
+  const [terms] = await Promise.all([
+    Promise.all(others.map((rank) => group.recv(rank, label))),
+    Promise.all(others.map((rank) => group.send(rank, bytesOf(parts[rank]), label))),
+  ]);
+  const sum = parts[group.rank];
+  for (const term of terms) {
+    addFloats(sum, floatsOf(term), sum);
+    release(term);
   }
-  return first;
 }
 
 /** The values of every rank, in rank order. */

@@ -81,6 +81,10 @@ class ReferenceBackend implements Backend {
   }
 
   async readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]> {
+    return await this.readLater(tensors, into)();
+  }
+
+  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]> {
     const copies = tensors.map((tensor, i) => {
       const values = floatsOf(tensor);
       if (!into) return values.slice();
@@ -92,8 +96,10 @@ class ReferenceBackend implements Backend {
       into[i].set(values);
       return into[i];
     });
-    await this.sync();
-    return copies;
+    return async () => {
+      await this.sync();
+      return copies;
+    };
   }
 
   flush(): void {}

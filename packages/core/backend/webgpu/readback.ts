@@ -79,15 +79,24 @@ export class Readback {
   }
 
   /**
-   * Copies ranges to the host as they are when the call is made, whatever is encoded or freed afterwards. Host memory
-   * that the device can write to is needed for all of them at once.
+   * Copies ranges as they are when the call is made, whatever is encoded or freed afterwards. The function that is
+   * returned waits for the device and gives the bytes; it has to be called once, and rejects with a `DeviceError` when
+   * anything before it or the copy itself has failed. Until then, host memory that the device can write to is needed for
+   * all of them at once.
    *
    * @param into arrays of the ranges' lengths to copy to; fresh ones by default
-   * @throws {DeviceError} when anything before it or the copy itself has failed
    */
-  async read(ranges: readonly ReadRange[], into?: readonly Uint8Array[]): Promise<Uint8Array[]> {
+  stage(ranges: readonly ReadRange[], into?: readonly Uint8Array[]): () => Promise<Uint8Array[]> {
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
+    return () => this.#take(copies, ranges, into);
+  }
+
+  async #take(
+    copies: readonly StagedCopy[],
+    ranges: readonly ReadRange[],
+    into?: readonly Uint8Array[],
+  ): Promise<Uint8Array[]> {
     const mappings = copies.map(({ staging, total }) => this.#map(staging, total));
     mappings.forEach((mapping) => mapping.catch(() => {})); // one that is not waited for cannot have failed
     if (!copies.every((copy) => this.#isMapped(copy))) {

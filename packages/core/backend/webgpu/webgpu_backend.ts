@@ -138,18 +138,22 @@ export class WebGpuBackend implements Backend, StorageOwner {
     return (await this.readAll([tensor]))[0];
   }
 
-  async readAll(
-    tensors: readonly Tensor[],
-    into?: readonly Float32Array[],
-  ): Promise<Float32Array[]> {
+  async readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]> {
+    return await this.readLater(tensors, into)();
+  }
+
+  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]> {
     this.#errors.check();
     const ranges = tensors.map((tensor, i) => {
       const { buffer } = storageOf(tensor);
       checkRead(tensor, into?.[i]);
       return { buffer, offset: tensor.offset * ELEMENT_BYTES, bytes: tensor.bytes };
     });
-    const results = await this.#readback.read(ranges, into?.map(bytesOf));
-    return into ? [...into] : results.map(({ buffer }) => new Float32Array(buffer));
+    const take = this.#readback.stage(ranges, into?.map(bytesOf));
+    return async () => {
+      const results = await take();
+      return into ? [...into] : results.map(({ buffer }) => new Float32Array(buffer));
+    };
   }
 
   flush(): void {
