@@ -35,6 +35,8 @@ export interface CommandOptions {
   readonly environment?: Readonly<Record<string, string>>;
   /** Makes every attempt to start a process an error. */
   readonly denyProcesses?: boolean;
+  /** Command that runs it, with its arguments, in place of its own process; none by default. */
+  readonly within?: readonly string[];
 }
 
 const ENVIRONMENT = { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" };
@@ -43,11 +45,12 @@ const ENVIRONMENT = { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" };
 export function startCommand(
   file: CommandFile,
   args: readonly string[],
-  { environment, denyProcesses = false }: CommandOptions = {},
+  { environment, denyProcesses = false, within = [] }: CommandOptions = {},
 ): RunningCommand {
   const path = new URL(`../../packages/bench/${file}`, import.meta.url).pathname;
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", ...(denyProcesses ? ["--deny-run"] : []), path, ...args],
+  const [program, ...words] = [...within, Deno.execPath(), "run", "-A"];
+  const child = new Deno.Command(program, {
+    args: [...words, ...(denyProcesses ? ["--deny-run"] : []), path, ...args],
     env: { ...ENVIRONMENT, ...environment },
     stdin: "null",
     stdout: "piped",

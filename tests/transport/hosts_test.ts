@@ -2,6 +2,7 @@ import { assert, assertEquals, assertLess, assertRejects, assertStringIncludes }
 import type { ConnectOptions } from "../../packages/core/transport/connect_options.ts";
 import { PeerError } from "../../packages/core/transport/errors.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
+import { isThisMachine } from "../../packages/core/transport/reach.ts";
 import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
 import { makeCertificate } from "../_support/certificate.ts";
 import { freePort } from "../_support/free_port.ts";
@@ -153,4 +154,14 @@ Deno.test("hosts: options that make no sense are refused at once", async () => {
   );
   await assertRejects(connect({ rank: 1, rendezvous: "wss://a" }), TypeError, "wanted the ws:// address of rank 0");
   await assertRejects(connect({ tls }), Error, "Cannot listen at 127.0.0.1, port 0: ");
+});
+
+Deno.test("hosts: a rank knows which addresses are those of its own machine", async () => {
+  const own = Deno.networkInterfaces().map(({ address }) => address).filter((address) => !address.includes("%"));
+  for (const address of [...own, "127.0.0.7", "localhost"]) {
+    const host = address.includes(":") ? `[${address}]` : address;
+    assert(await isThisMachine(`ws://${host}:1`), address);
+  }
+  for (const address of ["192.0.2.1", "[2001:db8::1]"]) assert(!await isThisMachine(`wss://${address}:1`), address);
+  assert(await isThisMachine("ws://no.such.host.invalid:1"), "what cannot be told is taken to be this machine");
 });

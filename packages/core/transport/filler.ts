@@ -2,9 +2,9 @@
  * Frames that carry nothing and push the frame before them out of the socket.
  *
  * Deno's WebSocket client leaves Nagle's algorithm on (RFC 896), and writes the head of a message of more than 1024 bytes
- * apart from the rest. Unless the rest fills a TCP segment (64 KiB on the loopback), TCP holds it back until the head is
- * acknowledged, which the receiver puts off for up to 40 ms. With a filler behind it, it does fill a segment. Deno's
- * server, which turns Nagle's algorithm off, needs none.
+ * apart from the rest. Unless the rest fills a TCP segment (64 KiB on the loopback, one packet on a network), TCP holds it
+ * back until the head is acknowledged, which the receiver puts off for up to 40 ms. With a filler behind it, it does fill
+ * a segment. Deno's server, which turns Nagle's algorithm off, needs none.
  *
  * With TLS both ends leave it on, and what is written is buffered once more, where the end of a long message was seen to
  * stay until something else was written. So there every message is followed by a filler that fills a segment of a
@@ -18,7 +18,7 @@ import { encodeControlFrame } from "./frame.ts";
 const ONE_WRITE_BYTES = 1024;
 
 /** Enough to fill a TCP segment of the loopback, whose packets are 64 KiB long. */
-const SEGMENT_BYTES = 64 * 1024;
+const LOOPBACK_SEGMENT_BYTES = 64 * 1024;
 
 /** Enough to fill a TCP segment of a network whose packets are as long as Ethernet's largest. */
 const NETWORK_SEGMENT_BYTES = 9000;
@@ -26,12 +26,17 @@ const NETWORK_SEGMENT_BYTES = 9000;
 /** How long after a message the second filler follows, in milliseconds. */
 const NUDGE_MS = 50;
 
-const ZEROS = new Uint8Array(SEGMENT_BYTES);
+const ZEROS = new Uint8Array(LOOPBACK_SEGMENT_BYTES);
 
-/** The frame to send after one of `frameBytes` bytes, where there has to be one, on a link without TLS. */
-export function fillerAfter(frameBytes: number): Uint8Array<ArrayBuffer> | undefined {
-  if (frameBytes <= ONE_WRITE_BYTES || frameBytes >= SEGMENT_BYTES) return undefined;
-  return encodeControlFrame("filler", ZEROS.subarray(frameBytes));
+/**
+ * The frame to send after one of `frameBytes` bytes, where there has to be one, on a link without TLS.
+ *
+ * @param local whether the link stays on this machine
+ */
+export function fillerAfter(frameBytes: number, local: boolean): Uint8Array<ArrayBuffer> | undefined {
+  const segmentBytes = local ? LOOPBACK_SEGMENT_BYTES : NETWORK_SEGMENT_BYTES;
+  if (frameBytes <= ONE_WRITE_BYTES || frameBytes >= segmentBytes) return undefined;
+  return encodeControlFrame("filler", ZEROS.subarray(frameBytes, segmentBytes));
 }
 
 /** Pushes messages out of an encrypted socket. */

@@ -52,6 +52,8 @@ export interface PeerLinkOptions {
   readonly accepted: boolean;
   /** Whether the connection is encrypted; both ranks send fillers then, see `EncryptedPush`. */
   readonly encrypted: boolean;
+  /** Whether the peer is on this machine, which a rank that connected knows. */
+  readonly local: boolean;
 }
 
 /**
@@ -61,6 +63,7 @@ export interface PeerLinkOptions {
 export class PeerLink extends BaseLink {
   readonly #socket: WebSocket;
   readonly #accepted: boolean;
+  readonly #local: boolean;
   readonly #push: EncryptedPush | undefined;
   readonly #reader = new FrameReader();
   readonly #assembler = new MessageAssembler();
@@ -73,10 +76,11 @@ export class PeerLink extends BaseLink {
   #nextId = 0;
 
   /** Takes over the socket. */
-  constructor(socket: WebSocket, { peer, timeoutMs, accepted, encrypted }: PeerLinkOptions) {
+  constructor(socket: WebSocket, { peer, timeoutMs, accepted, encrypted, local }: PeerLinkOptions) {
     super(peer, timeoutMs, () => this.#sendControl("ping"));
     this.#socket = socket;
     this.#accepted = accepted;
+    this.#local = local;
     if (encrypted) this.#push = new EncryptedPush((filler) => this.#sendFiller(filler));
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => this.#receive(event.data);
@@ -166,7 +170,7 @@ export class PeerLink extends BaseLink {
     }
     const bytes = encodeFrame(frame, this.#frameOf(frameBytes(frame)));
     this.#socket.send(bytes);
-    const filler = this.#accepted || this.#push ? undefined : fillerAfter(bytes.length);
+    const filler = this.#accepted || this.#push ? undefined : fillerAfter(bytes.length, this.#local);
     if (filler) this.#socket.send(filler);
   }
 

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { lookup } from "node:dns/promises";
+
 /** Milliseconds between two attempts. */
 const RETRY_MS = 250;
 
@@ -63,6 +65,21 @@ export async function ownAddressTowards(url: string, signal: AbortSignal): Promi
     return connection.localAddr.hostname;
   } catch (cause) {
     throw new UnreachableError(url, (cause as Error).message, { cause });
+  }
+}
+
+/**
+ * Whether the host of a URL is this machine, which TCP then reaches over the loopback, whatever address it is given. Where
+ * the system does not say, it is taken to be.
+ */
+export async function isThisMachine(url: string): Promise<boolean> {
+  const hostname = new URL(url).hostname.replace(/^\[|\]$/g, "");
+  const isAddress = /^[\d.]+$|:/.test(hostname);
+  try {
+    const address = isAddress ? hostname : (await lookup(hostname)).address;
+    return address.startsWith("127.") || Deno.networkInterfaces().some((own) => own.address === address);
+  } catch {
+    return true;
   }
 }
 

@@ -14,7 +14,7 @@ import { LinkedGroup } from "./linked_group.ts";
 import { listenForPeers, type PeerListener } from "./listener.ts";
 import { PeerLink } from "./peer_link.ts";
 import type { ProcessGroup } from "./process_group.ts";
-import { isUnspecified, ownAddressTowards, UnreachableError, untilReached } from "./reach.ts";
+import { isThisMachine, isUnspecified, ownAddressTowards, UnreachableError, untilReached } from "./reach.ts";
 import { describeDifference } from "./settings.ts";
 
 const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
@@ -157,6 +157,7 @@ class Meeting {
 
   async #joinPeer(peer: number, url: string): Promise<Welcome> {
     const { rank, size, token, tls, settings } = this.#options;
+    const local = await isThisMachine(url);
     const join = () =>
       joinPeer(url, {
         peer,
@@ -164,7 +165,7 @@ class Meeting {
         signal: this.#controller.signal,
         trusted: tls?.certificate,
         adopt: (socket, welcome) => {
-          this.#link(peer, socket);
+          this.#link(peer, socket, local);
           return welcome;
         },
       });
@@ -208,9 +209,9 @@ class Meeting {
     return undefined;
   }
 
-  #link(peer: number, socket: WebSocket): void {
+  #link(peer: number, socket: WebSocket, local = true): void {
     const { rank, tls } = this.#options;
-    const options = { peer, timeoutMs: this.#timeoutMs, accepted: peer > rank, encrypted: tls !== undefined };
+    const options = { peer, timeoutMs: this.#timeoutMs, accepted: peer > rank, encrypted: tls !== undefined, local };
     const link = new PeerLink(socket, options);
     this.#links[peer] = link;
     link.onFailure((failure) => this.fail(failure));
