@@ -67,6 +67,7 @@ export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/repl
 export { createSingleStrategy } from "./strategy/single.ts";
 export type {
   AttentionCore,
+  AttentionForwardOptions,
   AttentionMemory,
   AttentionMemoryOptions,
   ExchangeReport,
@@ -108,13 +109,14 @@ export {
   type ReadTextOptions,
   type TokenizedText,
 } from "./train/training_text.ts";
-export { type Segment, segmentBounds } from "./transport/collectives.ts";
+export { addFloats, type Segment, segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";
+export { release } from "./transport/release.ts";
 export { SharedMemory } from "./transport/shared_memory.ts";
 export { statsSince } from "./transport/stats.ts";
 export { subgroup } from "./transport/subgroup.ts";

@@ -4,58 +4,86 @@
  * @module
  */
 
-import type { Backend, ExchangeClock, ProcessGroup, Tensor } from "@mst/core";
-
-/** A pair of host arrays of a block: k and v, or dk and dv. */
-export type HostBlock = readonly [Float32Array, Float32Array];
+import {
+  addFloats,
+  type Backend,
+  type ExchangeClock,
+  type ProcessGroup,
+  type SharedMemory,
+  type Tensor,
+} from "@mst/core";
+import { HostBlock } from "./host_block.ts";
 
 /** The exchanges of one ring. Every promise also counts as handled, so that one error does not hide behind another. */
 export interface BlockExchange {
   /** Reads a pair of tensors; the copy is ordered now, and the tensors may be freed at once. */
-  read(backend: Backend, pair: readonly [Tensor, Tensor]): Promise<HostBlock>;
-  /** Sends a block to the next rank as soon as it is there, and returns the block that the previous rank sends. */
-  pass(what: string, round: number, block: Promise<HostBlock>): Promise<HostBlock>;
+  read(pair: readonly [Tensor, Tensor]): Promise<HostBlock>;
   /**
-   * Adds what earlier ranks computed for this round's block (nothing in round 0, which starts with its owner) and sends
-   * the sum to the next rank.
+   * Passes k and v of all ranks around, each block as soon as it is there. In round i comes the block that rank − i owns;
+   * `blocks[i - 1]` of the result is the caller's to free.
+   */
+  circulate(what: string, own: Promise<HostBlock>): Promise<HostBlock>[];
+  /**
+   * Adds what earlier ranks computed for this round's block (nothing in round 1, which starts the sum) and sends the sum
+   * to the next rank, that in the last round to the block's owner.
    */
   addAndPass(what: string, round: number, part: Promise<HostBlock>): Promise<void>;
-  /** The own block back from its way around the ring. */
+  /** The sum over the other ranks for the own block, which is the caller's to free. */
   collect(what: string): Promise<HostBlock>;
 }
 
-/** Exchanges between neighbours of a group of at least two ranks. */
-export function createBlockExchange(group: ProcessGroup, clock: ExchangeClock): BlockExchange {
+/** What the exchanges of a ring are made of. */
+export interface BlockExchangeOptions {
+  /** Device of this rank. */
+  readonly backend: Backend;
+  /** At least two ranks. */
+  readonly group: ProcessGroup;
+  /** Measures for how long ranks exchange. */
+  readonly clock: ExchangeClock;
+  /** What blocks are read into. */
+  readonly memory: SharedMemory;
+}
+
+/** Exchanges between neighbours of a group. */
+export function createBlockExchange({ backend, group, clock, memory }: BlockExchangeOptions): BlockExchange {
   const { rank, size } = group;
   const next = (rank + 1) % size;
   const previous = (rank + size - 1) % size;
 
+  /** Sends a block and drops its handle. */
   async function send(block: HostBlock, label: string): Promise<void> {
-    for (const part of block) {
-      await group.send(next, new Uint8Array(part.buffer, part.byteOffset, part.byteLength), label);
-    }
+    await Promise.all(block.arrays.map((array) => group.send(next, bytesOf(array), label)));
+    block.free();
   }
 
   async function receive(label: string): Promise<HostBlock> {
-    return [floats(await group.recv(previous, label)), floats(await group.recv(previous, label))];
+    return HostBlock.received(await Promise.all([group.recv(previous, label), group.recv(previous, label)]));
   }
 
   return {
-    read: (backend, pair) => handled(backend.readAll(pair) as Promise<unknown> as Promise<HostBlock>),
+    read(pair: readonly [Tensor, Tensor]): Promise<HostBlock> {
+      const block = HostBlock.allocate(memory, [pair[0].size, pair[1].size]);
+      return handled(backend.readAll(pair, block.arrays).then(() => block));
+    },
 
-    pass(what: string, round: number, block: Promise<HostBlock>): Promise<HostBlock> {
-      const label = `${what}, round ${round}`;
-      return handled(clock.exchange(async () => {
-        const [received] = await Promise.all([receive(label), block.then((own) => send(own, label))]);
-        return received;
-      }));
+    circulate(what: string, own: Promise<HostBlock>): Promise<HostBlock>[] {
+      const blocks = [own];
+      for (let round = 1; round < size; round++) {
+        const label = `${what}, round ${round}`;
+        handled(clock.exchange(() => blocks[round - 1].then((block) => send(block.share(), label))));
+        blocks.push(handled(clock.exchange(() => receive(label))));
+      }
+      return blocks.slice(1);
     },
 
     addAndPass(what: string, round: number, part: Promise<HostBlock>): Promise<void> {
       return handled(clock.exchange(async () => {
-        const earlier = round > 0 ? await receive(`${what}, round ${round}`) : undefined;
+        const earlier = round > 1 ? await receive(`${what}, round ${round}`) : undefined;
         const sum = await part;
-        if (earlier) sum.forEach((values, i) => addInto(values, earlier[i]));
+        if (earlier) {
+          sum.arrays.forEach((values, i) => addFloats(values, earlier.arrays[i], values));
+          earlier.free();
+        }
         await send(sum, `${what}, round ${round + 1}`);
       }));
     },
@@ -71,10 +99,6 @@ function handled<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
-function floats(bytes: Uint8Array): Float32Array {
-  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / Float32Array.BYTES_PER_ELEMENT);
-}
-
-function addInto(sum: Float32Array, values: Float32Array): void {
-  for (let i = 0; i < sum.length; i++) sum[i] += values[i];
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }

@@ -2,13 +2,15 @@
  * Exact causal attention over a ring of ranks, forward and backward.
  *
  * In round i a rank works on the block of k and v that rank − i owns. Blocks travel from host memory to host memory
- * and reach the device when their round starts; the next block travels while the current one is computed.
+ * and reach the device when their round starts; the next block travels while the current one is computed. In backward
+ * the sums of dk and dv follow, from the first rank that is not the owner to the last, and from there to the owner.
  *
  * @module
  */
 
 import {
   type AttentionCore,
+  type AttentionForwardOptions,
   type AttentionShape,
   type Backend,
   type ExchangeClock,
@@ -16,13 +18,15 @@ import {
   type Saved,
   savedTensors,
   Scope,
+  type SharedMemory,
   type Tensor,
   tensorFrom,
   type TokenPartition,
   uploadPositions,
   zeros,
 } from "@mst/core";
-import { createBlockExchange, type HostBlock } from "./block_exchange.ts";
+import { createBlockExchange } from "./block_exchange.ts";
+import type { HostBlock } from "./host_block.ts";
 
 /** What ring attention is made of. */
 export interface RingAttentionOptions {
@@ -32,6 +36,8 @@ export interface RingAttentionOptions {
   readonly group: ProcessGroup;
   /** Measures for how long ranks exchange. */
   readonly clock: ExchangeClock;
+  /** Memory of the host that blocks are read into. */
+  readonly memory: SharedMemory;
   /** Dims of attention. */
   readonly shape: AttentionShape;
   /** Positions of every rank. */
@@ -47,28 +53,26 @@ interface KeyBlock {
   readonly positions: Tensor;
 }
 
-/** What backward needs; the own k and v on the host save it reading them again. */
+/** What backward needs besides tensors: on the host the own block, to be sent again, or those that were received. */
 interface SavedRing extends Saved {
-  readonly ownOnHost: Promise<HostBlock>;
+  readonly own?: HostBlock;
+  readonly received?: readonly HostBlock[];
 }
 
 /** Attention of this rank's queries over the keys of all ranks, for one micro-batch. */
 export function createRingAttention(
-  { backend, group, clock, shape, partition, documentStarts }: RingAttentionOptions,
+  { backend, group, clock, memory, shape, partition, documentStarts }: RingAttentionOptions,
 ): AttentionCore {
   const { ops } = backend;
   const { rank, size } = group;
-  const exchange = createBlockExchange(group, clock);
+  const exchange = createBlockExchange({ backend, group, clock, memory });
   const local = uploadPositions(backend, partition.positions[rank], shape.batch, documentStarts);
   const { queryPositions } = local;
-
-  function owner(round: number): number {
-    return (rank - round + size) % size;
-  }
+  const foreignRounds = Array.from({ length: size - 1 }, (_, i) => i + 1);
 
   /** Puts a received block on the device; the scope owns it. */
-  function upload([k, v]: HostBlock, round: number, scope: Scope): KeyBlock {
-    const keyPositions = partition.positions[owner(round)];
+  function upload({ arrays: [k, v] }: HostBlock, round: number, scope: Scope): KeyBlock {
+    const keyPositions = partition.positions[(rank - round + size) % size];
     const dims = [shape.batch * keyPositions.length, shape.kvHeads * shape.headDim];
     return {
       k: scope.own(tensorFrom(backend, k, dims, "communication")),
@@ -77,74 +81,98 @@ export function createRingAttention(
     };
   }
 
-  /**
-   * Calls `compute` once a round with the block of that round, the own one first, and hands its work to the device at
-   * once; the block of the next round travels meanwhile. `beforeNext` is called when the next block is on its way to the
-   * device, so that waiting for the device there delays neither the exchange nor the upload.
-   */
-  async function eachRound(
-    pass: string,
-    own: KeyBlock,
-    ownOnHost: Promise<HostBlock>,
-    compute: (block: KeyBlock, round: number) => void,
-    beforeNext: (round: number) => void = () => {},
-  ): Promise<void> {
-    let host = ownOnHost;
-    compute(own, 0);
-    backend.flush();
-    for (let round = 1; round < size; round++) {
-      host = exchange.pass(`${pass} k, v`, round, host);
-      using scope = new Scope();
-      const block = upload(await host, round, scope);
-      beforeNext(round);
-      compute(block, round);
-      backend.flush();
-    }
-    beforeNext(size);
-  }
-
   return {
-    async forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
+    async forward(
+      q: Tensor,
+      k: Tensor,
+      v: Tensor,
+      { backwardIsNext = false }: AttentionForwardOptions = {},
+    ): Promise<{ out: Tensor; saved: Saved }> {
       const out = backend.empty(q.shape, "activations");
       const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
-      const ownOnHost = exchange.read(backend, [k, v]);
-      await eachRound("forward", { k, v, positions: local.keyPositions }, ownOnHost, (block, round) => {
+      const attend = (block: KeyBlock, resume: boolean) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
-        ops.attention(inputs, out, logSumExp, shape, { resume: round > 0 });
-      });
-      const saved: SavedRing = { ...savedTensors({ q, k, v, out, logSumExp }), ownOnHost };
-      return { out: out.share(), saved };
+        ops.attention(inputs, out, logSumExp, shape, { resume });
+        backend.flush();
+      };
+
+      const reading = exchange.read([k, v]);
+      attend({ k, v, positions: local.keyPositions }, false);
+      const travelling = exchange.circulate("forward k, v", reading);
+      const received: HostBlock[] = [];
+      for (const round of foreignRounds) {
+        using scope = new Scope();
+        const block = await travelling[round - 1];
+        attend(upload(block, round, scope), true);
+        if (backwardIsNext) received.push(block);
+        else block.free();
+      }
+      const own = await reading;
+      if (backwardIsNext) own.free();
+
+      const tensors = savedTensors({ q, k, v, out, logSumExp });
+      const onHost = backwardIsNext ? { received } : { own };
+      const free = () => {
+        tensors.free();
+        (onHost.received ?? [own]).forEach((block) => block.free());
+      };
+      return { out: out.share(), saved: { ...tensors, ...onHost, free } as SavedRing };
     },
 
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
       const [q, k, v, out, logSumExp] = saved.tensors;
-      const keyDims = k.shape;
+      const { own, received } = saved as SavedRing;
       const dq = zeros(backend, q.shape, "activations");
+      const dk = zeros(backend, k.shape, "activations");
+      const dv = zeros(backend, v.shape, "activations");
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
-
-      let part: [Tensor, Tensor]; // dk and dv of the round under way
-      const travelling: Promise<void>[] = [];
-      const { ownOnHost } = saved as SavedRing;
-      await eachRound("backward", { k, v, positions: local.keyPositions }, ownOnHost, (block) => {
-        part = [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")];
-        const [dk, dv] = part;
+      const attendBackward = (block: KeyBlock, gradients: readonly [Tensor, Tensor]) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
-        ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
-      }, (nextRound) => {
-        travelling.push(exchange.addAndPass("backward dk, dv", nextRound - 1, exchange.read(backend, part)));
-        part.forEach((tensor) => tensor.free());
-      });
-      delta.free();
-      dOut.free();
-      saved.free();
-
-      const [, [dk, dv]] = await Promise.all([Promise.all(travelling), exchange.collect("backward dk, dv")]);
-      return {
-        dq,
-        dk: tensorFrom(backend, dk, keyDims, "activations"),
-        dv: tensorFrom(backend, dv, keyDims, "activations"),
+        const [dkOfBlock, dvOfBlock] = gradients;
+        ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk: dkOfBlock, dv: dvOfBlock }, shape);
+        backend.flush();
       };
+
+      const sending: Promise<void>[] = [];
+      let part: { round: number; gradients: readonly [Tensor, Tensor] } | undefined;
+      /** Sends off dk and dv of the last foreign round, for which it waits for the device. */
+      const sendPart = () => {
+        if (!part) return;
+        sending.push(exchange.addAndPass("backward dk, dv", part.round, exchange.read(part.gradients)));
+        part.gradients.forEach((tensor) => tensor.free());
+        part = undefined;
+      };
+      const ownRound = () => attendBackward({ k, v, positions: local.keyPositions }, [dk, dv]);
+
+      // The own block is computed while foreign ones are still to come, or else while sums still travel.
+      const travelling = received?.map((block) => Promise.resolve(block)) ??
+        exchange.circulate("backward k, v", Promise.resolve(own!));
+      if (!received) ownRound();
+      for (const round of foreignRounds) {
+        using scope = new Scope();
+        const host = await travelling[round - 1];
+        const block = upload(host, round, scope);
+        host.free();
+        sendPart();
+        part = {
+          round,
+          gradients: [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")],
+        };
+        attendBackward(block, part.gradients);
+      }
+      sendPart();
+      if (received) ownRound();
+      own?.free();
+      [delta, dOut, q, k, v, out, logSumExp].forEach((tensor) => tensor.free());
+
+      const [sums] = await Promise.all([exchange.collect("backward dk, dv"), Promise.all(sending)]);
+      for (const [i, gradient] of [dk, dv].entries()) {
+        using sum = tensorFrom(backend, sums.arrays[i], gradient.shape, "communication");
+        ops.add(sum, gradient);
+      }
+      sums.free();
+      return { dq, dk, dv };
     },
 
     [Symbol.dispose](): void {

@@ -19,6 +19,7 @@ import {
   positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
+  SharedMemory,
   type TokenPartition,
   zigZagPartition,
 } from "@mst/core";
@@ -41,6 +42,7 @@ export interface RingOptions {
  */
 export function createRingStrategy({ backend, group, placement = "zigzag" }: RingOptions): SequenceStrategy {
   const clock = new ExchangeClock();
+  const memory = new SharedMemory();
   const split = placement === "zigzag" ? zigZagPartition : contiguousPartition;
 
   return {
@@ -50,7 +52,7 @@ export function createRingStrategy({ backend, group, placement = "zigzag" }: Rin
     attention: (shape, partition, documentStarts) =>
       group.size === 1
         ? createLocalAttention(backend, shape, partition, documentStarts)
-        : createRingAttention({ backend, group, clock, shape, partition, documentStarts }),
+        : createRingAttention({ backend, group, clock, memory, shape, partition, documentStarts }),
     attentionMemory: (shape, partition, options) =>
       group.size === 1
         ? localAttentionMemory(shape, partition, options)
@@ -72,18 +74,19 @@ export function ringAttentionMemory(
   const rounds = positions.map((_, round) => {
     const tokens = positions[(rank - round + ranks) % ranks].length;
     const pairBytes = 2 * batch * tokens * kvHeads * headDim * ELEMENT_BYTES; // k and v, or dk and dv
-    return { pairBytes, blockBytes: round === 0 ? 0 : pairBytes + tokens * ELEMENT_BYTES }; // foreign k, v, positions
+    return { pairBytes, blockBytes: pairBytes + tokens * ELEMENT_BYTES }; // k, v and the positions of keys
   });
-  const largestBlockBytes = Math.max(...rounds.map(({ blockBytes }) => blockBytes));
+  const [own, ...foreign] = rounds;
+  const largestBlockBytes = Math.max(...foreign.map(({ blockBytes }) => blockBytes));
   // dk and dv of a round beside its block while it is computed, and beside the next block until they are read
-  const pairs = rounds.map(({ pairBytes, blockBytes }, i) =>
-    pairBytes + Math.max(blockBytes, rounds[i + 1]?.blockBytes ?? 0)
+  const pairs = foreign.map(({ pairBytes, blockBytes }, i) =>
+    pairBytes + Math.max(blockBytes, foreign[i + 1]?.blockBytes ?? 0)
   );
   const queryBytes = rows * (2 * heads * headDim + heads) * ELEMENT_BYTES; // dOut, dq, delta
   return {
     heldBytes: positionBytes(positions[rank].length, batch, packed),
     savedBytes,
     forwardBytes: savedBytes + largestBlockBytes,
-    backwardBytes: savedBytes + queryBytes + Math.max(...pairs),
+    backwardBytes: savedBytes + queryBytes + own.pairBytes + Math.max(...pairs),
   };
 }

@@ -7,6 +7,7 @@
 
 import {
   type AttentionCore,
+  type AttentionForwardOptions,
   type AttentionMemory,
   type AttentionMemoryOptions,
   type AttentionShape,
@@ -56,9 +57,14 @@ export function createNestedAttention(
   const core = inner.attention(local, whole, documentStarts);
 
   return {
-    async forward(localQ: Tensor, localK: Tensor, localV: Tensor): Promise<{ out: Tensor; saved: Saved }> {
+    async forward(
+      localQ: Tensor,
+      localK: Tensor,
+      localV: Tensor,
+      options?: AttentionForwardOptions,
+    ): Promise<{ out: Tensor; saved: Saved }> {
       const [q, k, v] = await exchange.toHeads([localQ, localK, localV], qkv);
-      const { out: ownOut, saved } = await core.forward(q, k, v);
+      const { out: ownOut, saved } = await core.forward(q, k, v, options);
       const [out] = await exchange.toSequence([ownOut], [outColumns]);
       return { out, saved };
     },

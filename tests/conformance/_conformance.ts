@@ -64,6 +64,8 @@ export interface Skip {
 export interface AttentionTraffic {
   readonly forward: number;
   readonly backward: number;
+  /** Of a backward right behind a forward that was computed again; as any other if left out. */
+  readonly backwardAfterRecomputation?: number;
 }
 
 /** A strategy as the suite sees it. */
@@ -194,9 +196,10 @@ export async function assertTraffic(strategy: StrategyCase, shape: ConformanceSh
     const wrong = await onTrainers(strategy, shape.model, train, ranks, async (trainer, ranked) => {
       const { bytesSent } = await trainer.step(batches);
       if (ranks === 1) return { bytesSent, expected: 0 };
-      const { forward, backward } = strategy.traffic(shape, ranked);
+      const { forward, backward, backwardAfterRecomputation = backward } = strategy.traffic(shape, ranked);
       const layers = shape.model.layers * train.accumulate;
-      const attention = layers * ((run.recompute === "layer" ? 2 : 1) * forward + backward);
+      const recomputed = run.recompute === "layer";
+      const attention = layers * (recomputed ? 2 * forward + backwardAfterRecomputation : forward + backward);
       return { bytesSent, expected: attention + stateTraffic(shape.model, train, ranked) };
     });
     wrong.forEach(({ bytesSent, expected }, rank) => {

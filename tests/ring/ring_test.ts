@@ -13,7 +13,10 @@ for (const placement of ["zigzag", "contiguous"] as const) {
   });
 }
 
-/** Blocks of k and v, and in backward of dk and dv too, go around the ring. */
+/**
+ * Blocks of k and v, and in backward of dk and dv too, go around the ring; sums of dk and dv start behind their owner.
+ * After a recomputation k and v are there already.
+ */
 function ringTraffic(
   { model, seqTokens, batch }: ConformanceShape,
   { rank, ranks, partition }: SequenceStrategy,
@@ -22,5 +25,6 @@ function ringTraffic(
   const pairBytes = positions.map((block) => 2 * 4 * batch * block.length * model.kvHeads * model.headDim);
   const all = pairBytes.reduce((sum, bytes) => sum + bytes, 0);
   const keys = all - pairBytes[(rank + 1) % ranks]; // every block but the one that the next rank owns
-  return { forward: keys, backward: keys + all };
+  const sums = all - pairBytes[rank];
+  return { forward: keys, backward: keys + sums, backwardAfterRecomputation: sums };
 }

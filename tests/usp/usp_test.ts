@@ -137,5 +137,11 @@ function uspTraffic(
   const pairBytes = parts.map((tokens) => 2 * 4 * batch * tokens * columns(model.kvHeads));
   const all = ring === 1 ? 0 : pairBytes.reduce((sum, bytes) => sum + bytes, 0);
   const keys = ring === 1 ? 0 : all - pairBytes[(part + 1) % ring];
-  return { forward: toOthers * qkv + back * query + keys, backward: toOthers * query + back * qkv + keys + all };
+  const sums = ring === 1 ? 0 : all - pairBytes[part];
+  const heads = toOthers * query + back * qkv;
+  return {
+    forward: toOthers * qkv + back * query + keys,
+    backward: heads + keys + sums,
+    backwardAfterRecomputation: heads + sums,
+  };
 }

@@ -28,6 +28,8 @@ export interface AttentionLayerOptions {
   readonly kvHeads: number;
   /** Term added to the mean square in the norm. */
   readonly normEpsilon: number;
+  /** Whether forward runs for what backward needs, right before it, and `apply` for the output alone. Default false. */
+  readonly recomputed?: boolean;
 }
 
 interface SavedAttention extends Saved {
@@ -45,17 +47,17 @@ interface SavedAttention extends Saved {
 export function createAttentionLayer(
   backend: Backend,
   weights: AttentionParameters,
-  { core, region = WHOLE_REGION, ropeTable, heads, kvHeads, normEpsilon }: AttentionLayerOptions,
+  { core, region = WHOLE_REGION, ropeTable, heads, kvHeads, normEpsilon, recomputed = false }: AttentionLayerOptions,
 ): Layer {
   const { ops } = backend;
   const { attentionNorm, query, key, value, output } = weights;
 
-  async function attend(x: Tensor): Promise<SavedAttention> {
+  async function attend(x: Tensor, backwardIsNext: boolean): Promise<SavedAttention> {
     const rstd = backend.empty([x.shape[0]], "activations");
     const [q, k, v] = await normThenProject(x, rstd);
     ops.rope(q, ropeTable, heads);
     ops.rope(k, ropeTable, kvHeads);
-    const { out, saved } = await core.forward(q, k, v);
+    const { out, saved } = await core.forward(q, k, v, { backwardIsNext });
     const own = savedTensors({ x: x.share(), rstd, out });
     return {
       ...own.named,
@@ -155,7 +157,7 @@ export function createAttentionLayer(
     backend,
 
     async forward(x: Tensor, out?: Tensor): Promise<Forward> {
-      const saved = await attend(x);
+      const saved = await attend(x, recomputed);
       return { y: await combine(x, saved.out, out), saved };
     },
 
@@ -173,14 +175,14 @@ export function createAttentionLayer(
     },
 
     async apply(x: Tensor, out?: Tensor): Promise<Tensor> {
-      const saved = await attend(x);
+      const saved = await attend(x, false);
       const y = await combine(x, saved.out, out);
       saved.free();
       return y;
     },
 
     async rematerialize(x: Tensor): Promise<Saved> {
-      return await attend(x);
+      return await attend(x, recomputed);
     },
   };
 }

@@ -29,9 +29,10 @@ export function createDecoderBlock(
   weights: BlockParameters,
   { mlpChunks, policy, ...attentionOptions }: DecoderBlockOptions,
 ): Layer {
-  const attention = createAttentionLayer(backend, weights, attentionOptions);
+  const recomputed = recomputesAttention(policy);
+  const attention = createAttentionLayer(backend, weights, { ...attentionOptions, recomputed });
   const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon, attentionOptions.region);
   const slicedMlp = miniSequence(recomputesMlp(policy) ? recompute(mlp) : mlp, { chunks: mlpChunks });
   const block = sequential(attention, slicedMlp);
-  return recomputesAttention(policy) ? recompute(block) : block;
+  return recomputed ? recompute(block) : block;
 }

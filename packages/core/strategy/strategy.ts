@@ -18,6 +18,15 @@ export interface TokenPartition {
   readonly positions: readonly Uint32Array[];
 }
 
+/** What the caller of attention's forward knows of its backward. */
+export interface AttentionForwardOptions {
+  /**
+   * Whether backward comes before any other forward of the run, as after a recomputation. What other ranks sent may then
+   * wait for it in the memory of the host, which holds one layer's at a time. Default false.
+   */
+  readonly backwardIsNext?: boolean;
+}
+
 /**
  * Whole-sequence causal attention from this rank's tokens. Made per micro-batch, for one partition.
  *
@@ -25,7 +34,12 @@ export interface TokenPartition {
  */
 export interface AttentionCore extends Disposable {
   /** Attention of the local queries; takes over q, k and v. `out` is owned by the caller. */
-  forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }>;
+  forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options?: AttentionForwardOptions,
+  ): Promise<{ out: Tensor; saved: Saved }>;
   /** Gradients of the local q, k and v, owned by the caller; takes over `dOut` and `saved`. */
   backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }>;
 }

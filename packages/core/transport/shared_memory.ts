@@ -7,8 +7,8 @@
 /** Lengths are rounded up to this, so that buffers of about the same length serve one another. */
 const GRAIN_BYTES = 64 * 1024;
 
-/** Buffers that are kept while nobody uses them. */
-const MAX_IDLE_BUFFERS = 8;
+/** Buffers that are kept while nobody uses them; a ring may lend a pair to each layer. */
+const MAX_IDLE_BUFFERS = 64;
 
 /**
  * Hands out memory from which a process group in a worker sends, and in which it sums, without a copy (see

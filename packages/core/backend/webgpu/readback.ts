@@ -103,6 +103,7 @@ export class Readback {
       await Promise.all(mappings);
       for (const { staging } of copies) this.#mappedBefore.add(staging);
     }
+    await undefined; // so that the caller can hand over what the device computes while this thread copies
     const results = into ? [...into] : ranges.map(() => new Uint8Array(0));
     for (const copy of copies) this.#collect(copy, results);
     await this.#errors.settle();
