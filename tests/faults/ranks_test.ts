@@ -64,10 +64,16 @@ async function endOf(command: RunningCommand): Promise<CommandResult> {
 /** From the fault to the end: the timeout, a grace for what the others saw, and slow machines. */
 const LIMIT_MS = TIMEOUT_SECONDS * 1000 + 6000;
 
-for (const signal of ["SIGKILL", "SIGTERM", "SIGABRT"] as const) {
+for (
+  const [signal, flags] of [
+    ["SIGKILL", "--ranks=3"],
+    ["SIGTERM", "--ranks=3"],
+    ["SIGABRT", "--ranks=3 --shard=weights"],
+  ] as const
+) {
   for (const rank of [0, 1, 2]) {
-    Deno.test(`rank ${rank} of 3 ended by ${signal} is named, and the others end`, async () => {
-      const { code, error, elapsedMs } = await suffer({ flags: "--ranks=3", moment: "step 2/", rank, signal });
+    Deno.test(`rank ${rank} ended by ${signal} is named, and the others end: ${flags}`, async () => {
+      const { code, error, elapsedMs } = await suffer({ flags, moment: "step 2/", rank, signal });
       assertEquals(code, 1);
       assertStringIncludes(error, `rank ${rank} failed: its process was ended by ${signal}`);
       assertLess(elapsedMs, LIMIT_MS);

@@ -77,7 +77,8 @@ export function createWholeGradients(
 export function createShardedGradients(backend: Backend, strategy: SequenceStrategy): GradientStore<ShardedTensor> {
   const { rank, ranks } = strategy;
   const all: ShardedTensor[] = [];
-  const sums = new Map<ShardedTensor, Float32Array>();
+  const sums = new Map<ShardedTensor, Float32Array>(); // kept, since fresh memory costs more than the sum
+  const summed = new Set<ShardedTensor>();
   const memory = new SharedMemory();
   let reducing: Promise<void> = Promise.resolve();
 
@@ -109,9 +110,10 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     await strategy.reduceScatter(nextTurn().then(take).then(() => parts));
     for (const { index, start, end, at } of packedSegments(gradients.map(({ shape }) => shape), ranks, rank)) {
       const sum = parts[rank].subarray(at, at + end - start);
-      const earlier = sums.get(gradients[index]);
-      if (earlier) addFloats(earlier, sum, earlier);
-      else sums.set(gradients[index], Float32Array.from(sum));
+      const total = sums.get(gradients[index])!;
+      if (summed.has(gradients[index])) addFloats(total, sum, total);
+      else total.set(sum);
+      summed.add(gradients[index]);
     }
     memory.give(all);
   }
@@ -133,7 +135,8 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
   /** Sums of this rank's segments in the order of creation, zeros where nothing was added. */
   async function ownSums(): Promise<Float32Array[]> {
     await reducing;
-    return all.map((gradient) => sums.get(gradient) ?? new Float32Array(gradient.own.size));
+    for (const gradient of all) if (!summed.has(gradient)) sums.get(gradient)!.fill(0);
+    return all.map((gradient) => sums.get(gradient)!);
   }
 
   return {
@@ -141,6 +144,7 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
       const { start, end } = segmentBounds(elementCount(shape), ranks, rank);
       const gradient = new ShardedTensor(name, shape, backend.empty([end - start], "gradients"));
       all.push(gradient);
+      sums.set(gradient, new Float32Array(end - start));
       return gradient;
     },
     group: (gradients) => ({ withGradients: (compute) => withGradients(gradients, compute) }),
@@ -161,7 +165,7 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
       }
       return wholes;
     },
-    clear: () => sums.clear(),
+    clear: () => summed.clear(),
     free: () => all.forEach((gradient) => gradient.free()),
   };
 }

@@ -80,7 +80,8 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
 
   /** Reads this rank's segments from the device. */
   async function refresh(): Promise<void> {
-    const values = await backend.readAll(all.map(({ own }) => own));
+    const earlier = onHost; // memory that is used again
+    const values = await backend.readAll(all.map(({ own }) => own), earlier && all.map((each) => earlier.get(each)!));
     onHost = new Map(all.map((weight, i) => [weight, values[i]]));
   }
 
