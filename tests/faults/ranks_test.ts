@@ -65,20 +65,18 @@ async function endOf(command: RunningCommand): Promise<CommandResult> {
 const LIMIT_MS = TIMEOUT_SECONDS * 1000 + 6000;
 
 for (
-  const [signal, flags] of [
-    ["SIGKILL", "--ranks=3"],
-    ["SIGTERM", "--ranks=3"],
-    ["SIGABRT", "--ranks=3 --shard=weights"],
+  const [rank, signal, flags] of [
+    [0, "SIGKILL", "--ranks=3"],
+    [1, "SIGTERM", "--ranks=3"],
+    [2, "SIGABRT", "--ranks=3 --shard=weights"],
   ] as const
 ) {
-  for (const rank of [0, 1, 2]) {
-    Deno.test(`rank ${rank} ended by ${signal} is named, and the others end: ${flags}`, async () => {
-      const { code, error, elapsedMs } = await suffer({ flags, moment: "step 2/", rank, signal });
-      assertEquals(code, 1);
-      assertStringIncludes(error, `rank ${rank} failed: its process was ended by ${signal}`);
-      assertLess(elapsedMs, LIMIT_MS);
-    });
-  }
+  Deno.test(`rank ${rank} ended by ${signal} is named, and the others end: ${flags}`, async () => {
+    const { code, error, elapsedMs } = await suffer({ flags, moment: "step 2/", rank, signal });
+    assertEquals(code, 1);
+    assertStringIncludes(error, `rank ${rank} failed: its process was ended by ${signal}`);
+    assertLess(elapsedMs, LIMIT_MS);
+  });
 }
 
 for (const rank of [0, 1]) {
@@ -100,7 +98,7 @@ Deno.test("a single rank that is killed is named", async () => {
   assertStringIncludes(error, "rank 0 failed: its process was ended by SIGKILL");
 });
 
-for (const [ranks, rank] of [[2, 0], [2, 1], [3, 0], [3, 1], [3, 2]]) {
+for (const [ranks, rank] of [[2, 1], [3, 0]]) {
   Deno.test(`rank ${rank} of ${ranks} stopped while training is given up after the timeout`, async () => {
     const fault = { flags: `--ranks=${ranks}`, moment: "step 2/", rank, signal: "SIGSTOP" } as const;
     const { code, error, elapsedMs } = await suffer(fault);

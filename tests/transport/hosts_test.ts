@@ -65,6 +65,15 @@ Deno.test("hosts: a rank that listens at all addresses names the one by which it
   await exchangeAndClose(await Promise.all([group, ...others]));
 });
 
+Deno.test("hosts: a rendezvous may take longer than a peer may be silent, or less", async () => {
+  const patient = { timeoutMs: 100, rendezvousMs: 10_000 };
+  const { url, group } = await startRankZero(2, patient);
+  await delay(300);
+  await exchangeAndClose(await Promise.all([group, joinRun(1, 2, url, patient)]));
+  const { group: lonely } = await startRankZero(2, { rendezvousMs: 50 });
+  await assertRejects(() => lonely, PeerError, "did not join in 0.05 s");
+});
+
 Deno.test("hosts: a rank is known by the address that it advertises", async () => {
   const { url, group } = await startRankZero(2, { advertise: "ws://192.0.2.1:5", timeoutMs: 50 });
   assertEquals(url, "ws://192.0.2.1:5");
@@ -144,6 +153,7 @@ Deno.test("hosts: options that make no sense are refused at once", async () => {
   const tls = { certificate: "", key: "" };
   const connect = (options: Partial<ConnectOptions>) => () =>
     connectProcessGroup({ rank: 0, size: 2, token: TOKEN, ...options });
+  await assertRejects(connect({ rendezvousMs: 0 }), RangeError, "Cannot wait for 0 ms");
   await assertRejects(connect({ port: 65536 }), RangeError, "Cannot listen at port 65536: wanted 0 to 65535");
   await assertRejects(connect({ port: 0.5 }), RangeError, "Cannot listen at port 0.5");
   await assertRejects(connect({ advertise: "here" }), TypeError, "Cannot advertise here: wanted a ws:// address");

@@ -41,12 +41,14 @@ export interface ConnectOptions {
   /** What all ranks have to agree on, by name. A rank that differs from rank 0 is refused with the names. */
   readonly settings?: Readonly<Record<string, string>>;
   /**
-   * Milliseconds for the rendezvous, and later for a peer's silence while it is waited for; twice as many for a peer that
-   * lives but sends nothing. 60 000 by default. It must exceed half the longest time between two messages of a rank,
+   * Milliseconds of a peer's silence while it is waited for; twice as many for a peer that lives but sends nothing.
+   * 60 000 by default. It must exceed half the longest time between two messages of a rank,
    * and, unless its group is in a worker, the longest time in which it computes without yielding to its event loop.
    * Links are taken to carry a megabyte a second at least.
    */
   readonly timeoutMs?: number;
+  /** Milliseconds until all ranks have to have met; `timeoutMs` by default. */
+  readonly rendezvousMs?: number;
   /** Told rank 0's address, for the other ranks, as soon as it listens. Not called in a run of one rank. */
   readonly onListening?: (url: string) => void;
   /** Told, for a person to read, what the rendezvous waits for, whenever that changes. */
@@ -64,12 +66,13 @@ export const DEFAULT_TIMEOUT_MS = 60_000;
  */
 export function checkConnectOptions(options: ConnectOptions): void {
   const { rank, size, token, rendezvous, port = 0, advertise, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+  const { rendezvousMs = timeoutMs } = options;
   if (!Number.isInteger(size) || size < 1) throw new RangeError(`Cannot connect ${size} ranks: wanted 1 or more`);
   if (!Number.isInteger(rank) || rank < 0 || rank >= size) {
     throw new RangeError(`Cannot connect rank ${rank} of ${size}: wanted 0 to ${size - 1}`);
   }
-  if (!(timeoutMs > 0 && timeoutMs < 2 ** 31)) {
-    throw new RangeError(`Cannot wait for ${timeoutMs} ms: wanted 1 to 2^31 - 1`);
+  for (const ms of [timeoutMs, rendezvousMs]) {
+    if (!(ms > 0 && ms < 2 ** 31)) throw new RangeError(`Cannot wait for ${ms} ms: wanted 1 to 2^31 - 1`);
   }
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new RangeError(`Cannot listen at port ${port}: wanted 0 to 65535`);

@@ -31,11 +31,11 @@ const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
  * @throws {PeerError} If this rank is refused, a rank leaves, or ranks do not come in time; the message names them
  */
 export async function connectProcessGroup(options: ConnectOptions): Promise<ProcessGroup> {
-  const { rank, size, timeoutMs = DEFAULT_TIMEOUT_MS, onListening } = options;
+  const { rank, size, timeoutMs = DEFAULT_TIMEOUT_MS, rendezvousMs = timeoutMs, onListening } = options;
   checkConnectOptions(options);
   const meeting = new Meeting(options, timeoutMs);
   // Rank 0 gives up first, and tells the others which ranks are missing before they begin to blame rank 0.
-  const limitMs = rank === 0 ? timeoutMs : timeoutMs + Math.min(timeoutMs / 4, 5000);
+  const limitMs = rank === 0 ? rendezvousMs : rendezvousMs + Math.min(rendezvousMs / 4, 5000);
   const timer = setTimeout(() => meeting.fail(meeting.describeMissing(limitMs)), limitMs);
   try {
     if (rank < size - 1) await meeting.listen();

@@ -1,0 +1,140 @@
+import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
+import type { ShardStage } from "@mst/core";
+import type { Mesh, StrategyName } from "../../packages/bench/scenario.ts";
+import type { Phase } from "./_phase_rank.ts";
+import { type FaultKind, type PhaseFault, type PhaseOutcome, PhaseProcesses } from "./_phase_run.ts";
+
+/** Longer than a rank gets no turn on a busy machine; who is killed is found at once, whatever the timeout. */
+const TIMEOUT_MS: Readonly<Record<FaultKind, number>> = { "killed": 10_000, "frozen": 2500, "cut off": 2500 };
+/** Runs at a time: most of one is waiting for its timeout. */
+const RUNS_AT_A_TIME = 6;
+
+/** Strategies, and what the operations are called that they are found in, by phase. */
+const STRATEGIES: readonly {
+  readonly strategy: StrategyName;
+  readonly size: number;
+  readonly mesh?: Mesh;
+  readonly operations: Readonly<Record<"forward" | "backward", RegExp>>;
+}[] = [
+  {
+    strategy: "ring",
+    size: 3,
+    operations: { forward: /"forward k, v, round/, backward: /"backward (k, v|dk, dv), round/ },
+  },
+  { strategy: "ulysses", size: 3, operations: { forward: /allToAll/, backward: /allToAll/ } },
+  {
+    strategy: "usp",
+    size: 4,
+    mesh: { ulysses: 2, ring: 2 },
+    operations: { forward: /forward k, v|allToAll/, backward: /backward|allToAll/ },
+  },
+];
+
+/** What is sharded while a phase is looked at, and what its operations are called. */
+const PHASES: readonly (readonly [phase: Phase, shard: ShardStage, operation?: RegExp])[] = [
+  ["forward", "none"],
+  ["backward", "none"],
+  ["gradient reduction", "none", /allReduce/],
+  ["weight gathering", "weights", /allGather/],
+];
+
+/** Phases of other stages, in which all strategies that replicate weights do the same: one stands for them. */
+const RING_PHASES: typeof PHASES = [
+  ["gradient reduction", "optimizer", /reduceScatter/],
+  ["gradient reduction", "weights", /"reduction \d+"/],
+  ["weight gathering", "optimizer", /allGather/],
+];
+
+const KINDS: readonly FaultKind[] = ["killed", "frozen", "cut off"];
+
+const HAPPENED: Readonly<Record<FaultKind, string>> = {
+  "killed": "left",
+  "frozen": "stopped answering",
+  "cut off": "stopped answering",
+};
+
+interface PhaseCase extends PhaseFault {
+  readonly operation: RegExp;
+}
+
+const CASES: readonly PhaseCase[] = [
+  ...KINDS.map((kind): PhaseCase => ({
+    phase: "rendezvous",
+    kind,
+    victim: 1,
+    strategy: "ring",
+    size: 3,
+    shard: "none",
+    timeoutMs: TIMEOUT_MS.frozen,
+    operation: /rendezvous/,
+  })),
+  ...STRATEGIES.flatMap(({ strategy, size, mesh, operations }) =>
+    [...PHASES, ...strategy === "ring" ? RING_PHASES : []].flatMap(([phase, shard, operation], index) =>
+      KINDS.map((kind): PhaseCase => ({
+        phase,
+        kind,
+        // Every rank has its turn; only links of rank 1 can be cut.
+        victim: kind === "cut off" ? 1 : (index + KINDS.indexOf(kind)) % size,
+        strategy,
+        size,
+        mesh,
+        shard,
+        timeoutMs: TIMEOUT_MS[kind],
+        operation: operation ?? operations[phase as "forward"],
+      }))
+    )
+  ),
+];
+
+/** All but the victim have ended by an error that names it, the operation and the step. */
+function check(
+  { victim, kind, phase, shard, operation, timeoutMs }: PhaseCase,
+  { ends, elapsedMs }: PhaseOutcome,
+): void {
+  const others = ends.flatMap((end, rank) => end && rank !== victim ? [end] : []);
+  assertEquals(others.length, ends.length - 1);
+  for (const { name, message, origin } of others) {
+    assertEquals([name, origin], ["PeerError", victim], message);
+    // Weights are gathered at the very start of a step, where a rank may still wait for the end of the one before.
+    const step = phase === "rendezvous" ? "0" : shard === "weights" ? "[12]" : "2";
+    const happened = phase === "rendezvous" ? "did not answer" : HAPPENED[kind];
+    assertMatch(message, new RegExp(`Rank ${victim} ${happened} during .* at step ${step}: `));
+    assertMatch(message, new RegExp(`^Rank \\d (${happened}|aborted the run) during .* at step ${step}: `));
+  }
+  assert(others.some(({ message }) => operation.test(message)), others.map(({ message }) => message).join("\n"));
+  const cut = ends[victim];
+  if (cut) assertMatch(`${cut.name}: ${cut.message}`, /^PeerError: Rank \d (stopped answering|left|did not answer)/);
+  // The peers of one that waits for the victim wait for twice the timeout at most.
+  assertLess(elapsedMs, kind === "killed" && phase !== "rendezvous" ? 6000 : 3 * timeoutMs + 6000);
+}
+
+Deno.test({
+  name: "a rank that is killed, frozen or cut off in any phase, under any strategy, is named by all others",
+  // Steps that run beside each other cannot be held to what each of them leaves open; the processes are ended below.
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn(t) {
+    await using processes = new PhaseProcesses();
+    const waiting = [...CASES];
+    const work = async () => {
+      for (let fault = waiting.shift(); fault; fault = waiting.shift()) {
+        const { strategy, shard, phase, kind, victim, size } = fault;
+        const where = phase === "rendezvous" ? phase : `${phase} of ${strategy}, shard ${shard}`;
+        await t.step({
+          name: `rank ${victim} of ${size} ${kind} in ${where}`,
+          sanitizeOps: false,
+          sanitizeResources: false,
+          sanitizeExit: false,
+          fn: async () => {
+            const outcome = await processes.suffer(fault);
+            check(fault, outcome);
+            for (const changed of [{ victim: (victim + 1) % size }, { operation: /of another phase/ }]) {
+              assertThrows(() => check({ ...fault, ...changed }, outcome), Error, undefined, "The check can fail");
+            }
+          },
+        });
+      }
+    };
+    await Promise.all(Array.from({ length: RUNS_AT_A_TIME }, work));
+  },
+});
