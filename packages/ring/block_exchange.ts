@@ -1,35 +1,41 @@
 /**
- * How blocks travel around the ring: from each rank to the next, host memory to host memory.
+ * How blocks travel around the ring: from each rank to the next, host memory to host memory, piece by piece, so that one
+ * is read from the device, others are on their way and earlier ones are put on the next device at the same time.
  *
  * @module
  */
 
-import {
-  addFloats,
-  type Backend,
-  type ExchangeClock,
-  type ProcessGroup,
-  type SharedMemory,
-  type Tensor,
-} from "@mst/core";
-import { HostBlock } from "./host_block.ts";
+import { addFloats, type Backend, type ExchangeClock, type ProcessGroup, type SharedMemory } from "@mst/core";
+import { Scope, type Tensor } from "@mst/core";
+import { HostPiece } from "./host_piece.ts";
+
+/** Floats of a whole piece: long enough for the throughput of a link, several to a block of a long sequence. */
+export const PIECE_FLOATS = 2 ** 20;
+
+/** Two matrices, k and v or dk and dv. */
+export type Pair = readonly [Tensor, Tensor];
+
+/**
+ * A pair on the host, or on its way there: the pieces of the one matrix and then of the other, in the order in which they
+ * come. Its owner frees each piece.
+ */
+export type HostBlock = readonly Promise<HostPiece>[];
 
 /** The exchanges of one ring. Every promise also counts as handled, so that one error does not hide behind another. */
 export interface BlockExchange {
-  /** Reads a pair of tensors; the copy is ordered now, and the tensors may be freed at once. */
-  read(pair: readonly [Tensor, Tensor]): Promise<HostBlock>;
-  /**
-   * Passes k and v of all ranks around, each block as soon as it is there. In round i comes the block that rank − i owns;
-   * `blocks[i - 1]` of the result is the caller's to free.
-   */
-  circulate(what: string, own: Promise<HostBlock>): Promise<HostBlock>[];
+  /** Reads a pair; the copy is ordered now, and the tensors may be freed at once. */
+  read(pair: Pair): HostBlock;
+  /** Writes a block to a pair as it comes, and frees it unless it is kept. */
+  write(block: HostBlock, pair: Pair, options?: { keep?: boolean }): Promise<void>;
+  /** Passes k and v of all ranks around; in round i comes the block that rank − i owns, `blocks[i - 1]` of the result. */
+  circulate(what: string, own: HostBlock): HostBlock[];
   /**
    * Adds what earlier ranks computed for this round's block (nothing in round 1, which starts the sum) and sends the sum
-   * to the next rank, that in the last round to the block's owner.
+   * to the next rank, that in the last round to the block's owner. Takes over `part`.
    */
-  addAndPass(what: string, round: number, part: Promise<HostBlock>): Promise<void>;
-  /** The sum over the other ranks for the own block, which is the caller's to free. */
-  collect(what: string): Promise<HostBlock>;
+  addAndPass(what: string, round: number, part: HostBlock): Promise<void>;
+  /** The sum over the other ranks for the own block. */
+  collect(what: string): HostBlock;
 }
 
 /** What the exchanges of a ring are made of. */
@@ -42,56 +48,102 @@ export interface BlockExchangeOptions {
   readonly clock: ExchangeClock;
   /** What blocks are read into. */
   readonly memory: SharedMemory;
+  /** Elements of k, as of v, of each rank's block. */
+  readonly elements: readonly number[];
+}
+
+/** Frees a block once it is there. */
+export async function freeBlock(block: HostBlock): Promise<void> {
+  for (const piece of block) (await piece).free();
 }
 
 /** Exchanges between neighbours of a group. */
-export function createBlockExchange({ backend, group, clock, memory }: BlockExchangeOptions): BlockExchange {
+export function createBlockExchange(
+  { backend, group, clock, memory, elements }: BlockExchangeOptions,
+): BlockExchange {
   const { rank, size } = group;
   const next = (rank + 1) % size;
   const previous = (rank + size - 1) % size;
 
-  /** Sends a block and drops its handle. */
+  /** Sends pieces as they come, and drops its handles on them. */
   async function send(block: HostBlock, label: string): Promise<void> {
-    await Promise.all(block.arrays.map((array) => group.send(next, bytesOf(array), label)));
-    block.free();
+    const sends: Promise<void>[] = [];
+    for (const coming of block) {
+      const piece = await coming;
+      sends.push(handled(group.send(next, bytesOf(piece.values), label).then(() => piece.free())));
+    }
+    await Promise.all(sends);
   }
 
-  async function receive(label: string): Promise<HostBlock> {
-    return HostBlock.received(await Promise.all([group.recv(previous, label), group.recv(previous, label)]));
+  /** Receives the pieces of the block, or of the sum for it, that comes in a round. */
+  function receive(what: string, round: number): HostBlock {
+    const owner = (rank - round + size) % size;
+    const pieces = pairSpans(elements[owner]).map(() =>
+      handled(group.recv(previous, `${what}, round ${round}`).then(HostPiece.received))
+    );
+    handled(clock.exchange(() => Promise.all(pieces)));
+    return pieces;
   }
 
   return {
-    read(pair: readonly [Tensor, Tensor]): Promise<HostBlock> {
-      const block = HostBlock.allocate(memory, [pair[0].size, pair[1].size]);
-      return handled(backend.readAll(pair, block.arrays).then(() => block));
+    read(pair: Pair): HostBlock {
+      using scope = new Scope();
+      const spans = pairSpans(pair[0].size);
+      const views = spans.map(({ matrix, start, end }) => scope.own(pair[matrix].elements(start, end)));
+      const pieces = spans.map(({ start, end }) => HostPiece.allocate(memory, end - start));
+      const arrivals = pieces.map(() => Promise.withResolvers<HostPiece>());
+      arrivals.forEach(({ promise }) => handled(promise));
+      backend.readAll(views, pieces.map(({ values }) => values), (i) => arrivals[i].resolve(pieces[i]))
+        .catch((error) => arrivals.forEach(({ reject }) => reject(error)));
+      return arrivals.map(({ promise }) => promise);
     },
 
-    circulate(what: string, own: Promise<HostBlock>): Promise<HostBlock>[] {
+    async write(block: HostBlock, pair: Pair, { keep = false } = {}): Promise<void> {
+      for (const [i, { matrix, start, end }] of pairSpans(pair[0].size).entries()) {
+        const piece = await block[i];
+        using view = pair[matrix].elements(start, end);
+        backend.write(view, piece.values);
+        if (!keep) piece.free();
+      }
+    },
+
+    circulate(what: string, own: HostBlock): HostBlock[] {
       const blocks = [own];
       for (let round = 1; round < size; round++) {
-        const label = `${what}, round ${round}`;
-        handled(clock.exchange(() => blocks[round - 1].then((block) => send(block.share(), label))));
-        blocks.push(handled(clock.exchange(() => receive(label))));
+        const shared = blocks[round - 1].map((coming) => handled(coming.then((piece) => piece.share())));
+        handled(clock.exchange(() => send(shared, `${what}, round ${round}`)));
+        blocks.push(receive(what, round));
       }
       return blocks.slice(1);
     },
 
-    addAndPass(what: string, round: number, part: Promise<HostBlock>): Promise<void> {
-      return handled(clock.exchange(async () => {
-        const earlier = round > 1 ? await receive(`${what}, round ${round}`) : undefined;
-        const sum = await part;
-        if (earlier) {
-          sum.arrays.forEach((values, i) => addFloats(values, earlier.arrays[i], values));
-          earlier.free();
-        }
-        await send(sum, `${what}, round ${round + 1}`);
-      }));
+    addAndPass(what: string, round: number, part: HostBlock): Promise<void> {
+      const earlier = round > 1 ? receive(what, round) : undefined;
+      const sums = part.map((coming, i) => handled(earlier ? addInto(coming, earlier[i]) : coming));
+      return handled(clock.exchange(() => send(sums, `${what}, round ${round + 1}`)));
     },
 
-    collect(what: string): Promise<HostBlock> {
-      return handled(clock.exchange(() => receive(`${what}, round ${size}`)));
-    },
+    collect: (what) => receive(what, size),
   };
+}
+
+/** Adds what earlier ranks have to this rank's part, which is then the sum. */
+async function addInto(part: Promise<HostPiece>, earlier: Promise<HostPiece>): Promise<HostPiece> {
+  const [sum, term] = await Promise.all([part, earlier]);
+  addFloats(sum.values, term.values, sum.values);
+  term.free();
+  return sum;
+}
+
+/** The elements of each piece of a pair of matrices. */
+function pairSpans(elements: number): { matrix: 0 | 1; start: number; end: number }[] {
+  const spans: { matrix: 0 | 1; start: number; end: number }[] = [];
+  for (const matrix of [0, 1] as const) {
+    for (let start = 0; start < elements; start += PIECE_FLOATS) {
+      spans.push({ matrix, start, end: Math.min(start + PIECE_FLOATS, elements) });
+    }
+  }
+  return spans;
 }
 
 function handled<T>(promise: Promise<T>): Promise<T> {

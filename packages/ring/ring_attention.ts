@@ -18,6 +18,7 @@ import {
   type Saved,
   savedTensors,
   Scope,
+  type Shape,
   type SharedMemory,
   type Tensor,
   tensorFrom,
@@ -25,8 +26,7 @@ import {
   uploadPositions,
   zeros,
 } from "@mst/core";
-import { createBlockExchange } from "./block_exchange.ts";
-import type { HostBlock } from "./host_block.ts";
+import { createBlockExchange, freeBlock, type HostBlock, type Pair } from "./block_exchange.ts";
 
 /** What ring attention is made of. */
 export interface RingAttentionOptions {
@@ -65,20 +65,25 @@ export function createRingAttention(
 ): AttentionCore {
   const { ops } = backend;
   const { rank, size } = group;
-  const exchange = createBlockExchange({ backend, group, clock, memory });
+  const elements = partition.positions.map(({ length }) => shape.batch * length * shape.kvHeads * shape.headDim);
+  const exchange = createBlockExchange({ backend, group, clock, memory, elements });
   const local = uploadPositions(backend, partition.positions[rank], shape.batch, documentStarts);
   const { queryPositions } = local;
   const foreignRounds = Array.from({ length: size - 1 }, (_, i) => i + 1);
 
-  /** Puts a received block on the device; the scope owns it. */
-  function upload({ arrays: [k, v] }: HostBlock, round: number, scope: Scope): KeyBlock {
+  /** Puts the block of a round on the device as it comes; the scope owns it. */
+  async function upload(host: HostBlock, round: number, scope: Scope, keep = false): Promise<KeyBlock> {
     const keyPositions = partition.positions[(rank - round + size) % size];
     const dims = [shape.batch * keyPositions.length, shape.kvHeads * shape.headDim];
-    return {
-      k: scope.own(tensorFrom(backend, k, dims, "communication")),
-      v: scope.own(tensorFrom(backend, v, dims, "communication")),
-      positions: scope.own(tensorFrom(backend, keyPositions, [keyPositions.length], "communication")),
-    };
+    const k = scope.own(backend.empty(dims, "communication"));
+    const v = scope.own(backend.empty(dims, "communication"));
+    const positions = scope.own(tensorFrom(backend, keyPositions, [keyPositions.length], "communication"));
+    await exchange.write(host, [k, v], { keep });
+    return { k, v, positions };
+  }
+
+  function communicationZeros(dims: Shape): Tensor {
+    return zeros(backend, dims, "communication");
   }
 
   return {
@@ -96,27 +101,22 @@ export function createRingAttention(
         backend.flush();
       };
 
-      const reading = exchange.read([k, v]);
+      const own = exchange.read([k, v]);
       attend({ k, v, positions: local.keyPositions }, false);
-      const travelling = exchange.circulate("forward k, v", reading);
-      const received: HostBlock[] = [];
+      const received = exchange.circulate("forward k, v", own);
       for (const round of foreignRounds) {
         using scope = new Scope();
-        const block = await travelling[round - 1];
-        attend(upload(block, round, scope), true);
-        if (backwardIsNext) received.push(block);
-        else block.free();
+        attend(await upload(received[round - 1], round, scope, backwardIsNext), true);
       }
-      const own = await reading;
-      if (backwardIsNext) own.free();
+      if (backwardIsNext) await freeBlock(own);
 
       const tensors = savedTensors({ q, k, v, out, logSumExp });
-      const onHost = backwardIsNext ? { received } : { own };
       const free = () => {
         tensors.free();
-        (onHost.received ?? [own]).forEach((block) => block.free());
+        (backwardIsNext ? received : [own]).forEach(freeBlock);
       };
-      return { out: out.share(), saved: { ...tensors, ...onHost, free } as SavedRing };
+      const saved: SavedRing = { ...tensors, ...(backwardIsNext ? { received } : { own }), free };
+      return { out: out.share(), saved };
     },
 
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
@@ -127,7 +127,7 @@ export function createRingAttention(
       const dv = zeros(backend, v.shape, "activations");
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
-      const attendBackward = (block: KeyBlock, gradients: readonly [Tensor, Tensor]) => {
+      const attendBackward = (block: KeyBlock, gradients: Pair) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
         const [dkOfBlock, dvOfBlock] = gradients;
         ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk: dkOfBlock, dv: dvOfBlock }, shape);
@@ -135,7 +135,7 @@ export function createRingAttention(
       };
 
       const sending: Promise<void>[] = [];
-      let part: { round: number; gradients: readonly [Tensor, Tensor] } | undefined;
+      let part: { round: number; gradients: Pair } | undefined;
       /** Sends off dk and dv of the last foreign round, for which it waits for the device. */
       const sendPart = () => {
         if (!part) return;
@@ -146,32 +146,26 @@ export function createRingAttention(
       const ownRound = () => attendBackward({ k, v, positions: local.keyPositions }, [dk, dv]);
 
       // The own block is computed while foreign ones are still to come, or else while sums still travel.
-      const travelling = received?.map((block) => Promise.resolve(block)) ??
-        exchange.circulate("backward k, v", Promise.resolve(own!));
       if (!received) ownRound();
+      const travelling = received ?? exchange.circulate("backward k, v", own!);
       for (const round of foreignRounds) {
         using scope = new Scope();
-        const host = await travelling[round - 1];
-        const block = upload(host, round, scope);
-        host.free();
+        const block = await upload(travelling[round - 1], round, scope);
         sendPart();
-        part = {
-          round,
-          gradients: [zeros(backend, block.k.shape, "communication"), zeros(backend, block.v.shape, "communication")],
-        };
+        part = { round, gradients: [communicationZeros(block.k.shape), communicationZeros(block.v.shape)] };
         attendBackward(block, part.gradients);
       }
       sendPart();
+      const sum = exchange.collect("backward dk, dv");
       if (received) ownRound();
-      own?.free();
+      if (own) await freeBlock(own);
       [delta, dOut, q, k, v, out, logSumExp].forEach((tensor) => tensor.free());
 
-      const [sums] = await Promise.all([exchange.collect("backward dk, dv"), Promise.all(sending)]);
-      for (const [i, gradient] of [dk, dv].entries()) {
-        using sum = tensorFrom(backend, sums.arrays[i], gradient.shape, "communication");
-        ops.add(sum, gradient);
-      }
-      sums.free();
+      using dkOfOthers = backend.empty(dk.shape, "communication");
+      using dvOfOthers = backend.empty(dv.shape, "communication");
+      await Promise.all([exchange.write(sum, [dkOfOthers, dvOfOthers]), ...sending]);
+      ops.add(dkOfOthers, dk);
+      ops.add(dvOfOthers, dv);
       return { dq, dk, dv };
     },
 

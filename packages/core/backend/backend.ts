@@ -54,11 +54,20 @@ export interface Backend extends AsyncDisposable {
    *
    * @param into arrays of the tensors' sizes to copy to, which may lie in shared memory, and to return; fresh ones by
    * default. Memory that is used again is several times faster to copy to than fresh memory.
+   * @param onRead called with the number of each tensor as soon as its values are there, while others are still copied
    * @throws {RangeError} when an array is not as long as its tensor
    */
-  readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]>;
+  readAll(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): Promise<Float32Array[]>;
   /** As `readAll`, of the tensors as they are now, but nothing waits until the function that is returned is called, once. */
-  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]>;
+  readLater(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): () => Promise<Float32Array[]>;
   /** Hands encoded work to the device without waiting for it. */
   flush(): void;
   /** Flushes and waits until the device has nothing left to do. */

@@ -80,11 +80,19 @@ class ReferenceBackend implements Backend {
     return elements;
   }
 
-  async readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]> {
-    return await this.readLater(tensors, into)();
+  async readAll(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): Promise<Float32Array[]> {
+    return await this.readLater(tensors, into, onRead)();
   }
 
-  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]> {
+  readLater(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): () => Promise<Float32Array[]> {
     const copies = tensors.map((tensor, i) => {
       const values = floatsOf(tensor);
       if (!into) return values.slice();
@@ -98,6 +106,7 @@ class ReferenceBackend implements Backend {
     });
     return async () => {
       await this.sync();
+      copies.forEach((_, i) => onRead?.(i));
       return copies;
     };
   }

@@ -85,17 +85,23 @@ export class Readback {
    * all of them at once.
    *
    * @param into arrays of the ranges' lengths to copy to; fresh ones by default
+   * @param onRead called with the number of each range once its bytes are there
    */
-  stage(ranges: readonly ReadRange[], into?: readonly Uint8Array[]): () => Promise<Uint8Array[]> {
-    const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
-    this.#queue.flush();
-    return () => this.#take(copies, ranges, into);
-  }
-
-  async #take(
-    copies: readonly StagedCopy[],
+  stage(
     ranges: readonly ReadRange[],
     into?: readonly Uint8Array[],
+    onRead: (range: number) => void = () => {},
+  ): () => Promise<Uint8Array[]> {
+    const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
+    this.#queue.flush();
+    return () => this.#take(copies, into ? [...into] : ranges.map(() => new Uint8Array(0)), onRead);
+  }
+
+  /** Fills `results`; those that are still empty are made here. */
+  async #take(
+    copies: readonly StagedCopy[],
+    results: Uint8Array[],
+    onRead: (range: number) => void,
   ): Promise<Uint8Array[]> {
     const mappings = copies.map(({ staging, total }) => this.#map(staging, total));
     mappings.forEach((mapping) => mapping.catch(() => {})); // one that is not waited for cannot have failed
@@ -103,9 +109,17 @@ export class Readback {
       await Promise.all(mappings);
       for (const { staging } of copies) this.#mappedBefore.add(staging);
     }
-    await undefined; // so that the caller can hand over what the device computes while this thread copies
-    const results = into ? [...into] : ranges.map(() => new Uint8Array(0));
-    for (const copy of copies) this.#collect(copy, results);
+    for (const { pieces, staging } of copies) {
+      for (const piece of pieces) {
+        // So that the caller can hand over what the device computes, and use what is there, while this thread copies.
+        await undefined;
+        this.#collect(piece, staging, results);
+        if (piece.start + piece.bytes === piece.source.bytes) onRead(piece.range);
+      }
+      staging.unmap();
+      this.#idle.push(staging);
+      if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift()!.destroy();
+    }
     await this.#errors.settle();
     return results;
   }
@@ -134,25 +148,19 @@ export class Readback {
     return { pieces, staging, total };
   }
 
-  /** Fills `results`; those that are still empty are made here. */
-  #collect({ pieces, staging }: StagedCopy, results: Uint8Array[]): void {
-    for (const { source, range, start, at, bytes } of pieces) {
-      if (results[range].length < source.bytes) {
-        if (bytes === source.bytes) {
-          results[range] = new Uint8Array(keepMapped(staging.getMappedRange(at, bytes)));
-          continue;
-        }
-        results[range] = new Uint8Array(source.bytes);
+  #collect({ source, range, start, at, bytes }: Piece, staging: GPUBuffer, results: Uint8Array[]): void {
+    if (results[range].length < source.bytes) {
+      if (bytes === source.bytes) {
+        results[range] = new Uint8Array(keepMapped(staging.getMappedRange(at, bytes)));
+        return;
       }
-      for (let done = 0; done < bytes; done += WINDOW_BYTES) {
-        const mapped = staging.getMappedRange(at + done, Math.min(WINDOW_BYTES, bytes - done));
-        results[range].set(new Uint8Array(mapped), start + done);
-        freeCopy(mapped);
-      }
+      results[range] = new Uint8Array(source.bytes);
     }
-    staging.unmap();
-    this.#idle.push(staging);
-    if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift()!.destroy();
+    for (let done = 0; done < bytes; done += WINDOW_BYTES) {
+      const mapped = staging.getMappedRange(at + done, Math.min(WINDOW_BYTES, bytes - done));
+      results[range].set(new Uint8Array(mapped), start + done);
+      freeCopy(mapped);
+    }
   }
 
   /**

@@ -138,18 +138,26 @@ export class WebGpuBackend implements Backend, StorageOwner {
     return (await this.readAll([tensor]))[0];
   }
 
-  async readAll(tensors: readonly Tensor[], into?: readonly Float32Array[]): Promise<Float32Array[]> {
-    return await this.readLater(tensors, into)();
+  async readAll(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): Promise<Float32Array[]> {
+    return await this.readLater(tensors, into, onRead)();
   }
 
-  readLater(tensors: readonly Tensor[], into?: readonly Float32Array[]): () => Promise<Float32Array[]> {
+  readLater(
+    tensors: readonly Tensor[],
+    into?: readonly Float32Array[],
+    onRead?: (index: number) => void,
+  ): () => Promise<Float32Array[]> {
     this.#errors.check();
     const ranges = tensors.map((tensor, i) => {
       const { buffer } = storageOf(tensor);
       checkRead(tensor, into?.[i]);
       return { buffer, offset: tensor.offset * ELEMENT_BYTES, bytes: tensor.bytes };
     });
-    const take = this.#readback.stage(ranges, into?.map(bytesOf));
+    const take = this.#readback.stage(ranges, into?.map(bytesOf), onRead);
     return async () => {
       const results = await take();
       return into ? [...into] : results.map(({ buffer }) => new Float32Array(buffer));
