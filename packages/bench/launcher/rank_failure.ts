@@ -54,6 +54,7 @@ export class RankFailedError extends Error {
 const SELF_EXPLAINING: readonly string[] = [
   "PeerError",
   "DeviceError",
+  "ListenError",
   "NoGpuError",
   "RangeError",
   "MemoryBudgetError",

@@ -42,13 +42,17 @@ export function fillerAfter(frameBytes: number, local: boolean): Uint8Array<Arra
 /** Pushes messages out of an encrypted socket. */
 export class EncryptedPush {
   readonly #send: (filler: Uint8Array<ArrayBuffer>) => void;
-  readonly #filler = encodeControlFrame("filler", ZEROS.subarray(0, NETWORK_SEGMENT_BYTES));
+  readonly #filler: Uint8Array<ArrayBuffer>;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #hasSent = false;
 
-  /** @param send sends a filler, unless the socket is closed */
-  constructor(send: (filler: Uint8Array<ArrayBuffer>) => void) {
+  /**
+   * @param send sends a filler, unless the socket is closed
+   * @param local whether the link stays on this machine
+   */
+  constructor(send: (filler: Uint8Array<ArrayBuffer>) => void, local: boolean) {
     this.#send = send;
+    this.#filler = encodeControlFrame("filler", local ? ZEROS : ZEROS.subarray(0, NETWORK_SEGMENT_BYTES));
   }
 
   /** A message was sent. */

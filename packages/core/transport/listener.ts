@@ -14,8 +14,14 @@ export interface ListenerOptions {
   readonly port: number;
   /** Certificate to show, for wss. */
   readonly tls?: TlsIdentity;
-  /** Called with each socket that a WebSocket request opens, before its first event. */
-  readonly onSocket: (socket: WebSocket) => void;
+  /** Called with each socket that a WebSocket request opens, before its first event, and the address it came from. */
+  readonly onSocket: (socket: WebSocket, from: string) => void;
+}
+
+/** A rank cannot listen where it was told to. */
+export class ListenError extends Error {
+  /** Name of the class. */
+  override readonly name = "ListenError";
 }
 
 /** A listening rank. */
@@ -40,13 +46,13 @@ export function listenForPeers({ host, port, tls, onSocket }: ListenerOptions): 
   const controller = new AbortController();
   let refusing = false;
   const options = { hostname: host, port, signal: controller.signal, onListen: () => {} };
-  const answer = (request: Request) => {
+  const answer = (request: Request, { remoteAddr }: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
     if (refusing) return new Response("All ranks have joined\n", { status: 503 });
     if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
       return new Response("Ranks connect by WebSocket\n", { status: 426, headers: { upgrade: "websocket" } });
     }
     const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: 0 });
-    onSocket(socket);
+    onSocket(socket, remoteAddr.hostname);
     return response;
   };
   const server = tls

@@ -52,7 +52,7 @@ export interface PeerLinkOptions {
   readonly accepted: boolean;
   /** Whether the connection is encrypted; both ranks send fillers then, see `EncryptedPush`. */
   readonly encrypted: boolean;
-  /** Whether the peer is on this machine, which a rank that connected knows. */
+  /** Whether the peer is on this machine. */
   readonly local: boolean;
 }
 
@@ -81,7 +81,7 @@ export class PeerLink extends BaseLink {
     this.#socket = socket;
     this.#accepted = accepted;
     this.#local = local;
-    if (encrypted) this.#push = new EncryptedPush((filler) => this.#sendFiller(filler));
+    if (encrypted) this.#push = new EncryptedPush((filler) => this.#sendFiller(filler), local);
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#disconnect(event.code);

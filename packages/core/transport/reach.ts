@@ -77,7 +77,17 @@ export async function isThisMachine(url: string): Promise<boolean> {
   const isAddress = /^[\d.]+$|:/.test(hostname);
   try {
     const address = isAddress ? hostname : (await lookup(hostname)).address;
-    return address.startsWith("127.") || Deno.networkInterfaces().some((own) => own.address === address);
+    return isOwnAddress(address);
+  } catch {
+    return true;
+  }
+}
+
+/** Whether an address is one of this machine's; where the process may not ask, it is taken to be. */
+export function isOwnAddress(address: string): boolean {
+  if (address.startsWith("127.")) return true;
+  try {
+    return Deno.networkInterfaces().some((own) => own.address === address);
   } catch {
     return true;
   }

@@ -11,10 +11,17 @@ import { PeerError, type PeerFailure, type PeerOperation } from "./errors.ts";
 import { encodeControlFrame } from "./frame.ts";
 import { acceptHello, joinPeer } from "./handshake.ts";
 import { LinkedGroup } from "./linked_group.ts";
-import { listenForPeers, type PeerListener } from "./listener.ts";
+import { ListenError, listenForPeers, type PeerListener } from "./listener.ts";
 import { PeerLink } from "./peer_link.ts";
 import type { ProcessGroup } from "./process_group.ts";
-import { isThisMachine, isUnspecified, ownAddressTowards, UnreachableError, untilReached } from "./reach.ts";
+import {
+  isOwnAddress,
+  isThisMachine,
+  isUnspecified,
+  ownAddressTowards,
+  UnreachableError,
+  untilReached,
+} from "./reach.ts";
 import { describeDifference } from "./settings.ts";
 
 const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
@@ -27,7 +34,7 @@ const RENDEZVOUS: PeerOperation = { name: "rendezvous", step: 0 };
  *
  * @throws {RangeError} If size, rank, port or timeout are out of range
  * @throws {TypeError} If the token is empty, or an address is missing, none, or does not go with `tls`
- * @throws {Error} If this rank cannot listen where it is told to
+ * @throws {ListenError} If this rank cannot listen where it is told to
  * @throws {PeerError} If this rank is refused, a rank leaves, or ranks do not come in time; the message names them
  */
 export async function connectProcessGroup(options: ConnectOptions): Promise<ProcessGroup> {
@@ -89,11 +96,12 @@ class Meeting {
   async listen(): Promise<void> {
     const { rank, port = 0, tls, advertise } = this.#options;
     const { host, reachable } = await this.#findAddress();
-    const admit = (hello: Hello, socket: WebSocket) => this.#admit(hello, socket);
+    const onSocket = (socket: WebSocket, from: string) =>
+      acceptHello(socket, { rank, admit: (hello) => this.#admit(hello, socket, isOwnAddress(from)) });
     try {
-      this.#listener = listenForPeers({ host, port, tls, onSocket: (socket) => acceptHello(socket, { rank, admit }) });
+      this.#listener = listenForPeers({ host, port, tls, onSocket });
     } catch (cause) {
-      throw new Error(`Cannot listen at ${host}, port ${port}: ${(cause as Error).message}`, { cause });
+      throw new ListenError(`Cannot listen at ${host}, port ${port}: ${(cause as Error).message}`, { cause });
     }
     const name = reachable.includes(":") ? `[${reachable}]` : reachable;
     this.#url = advertise ?? `${tls ? "wss" : "ws"}://${name}:${this.#listener.port}`;
@@ -188,7 +196,7 @@ class Meeting {
   }
 
   /** Takes a higher rank in, or says why not. */
-  #admit(hello: Hello, socket: WebSocket): string | undefined {
+  #admit(hello: Hello, socket: WebSocket, local: boolean): string | undefined {
     const { rank, size, token, settings = {} } = this.#options;
     if (!equalTokens(hello.token, token)) return "the token is not the token of this run";
     if (hello.size !== size) return `it was started as one of ${hello.size} ranks, and this run has ${size}`;
@@ -201,7 +209,7 @@ class Meeting {
     if (this.#controller.signal.aborted) return "the rendezvous has failed";
     if (this.#links[hello.rank]) return `rank ${hello.rank} has joined already`;
     if (hello.rank < size - 1 && !hello.url) return `rank ${hello.rank} does not say where it listens`;
-    this.#link(hello.rank, socket);
+    this.#link(hello.rank, socket, local);
     this.#guests.set(hello.rank, { hello, socket });
     if (rank > 0) welcome(socket, []);
     this.tellMissing();
@@ -209,7 +217,7 @@ class Meeting {
     return undefined;
   }
 
-  #link(peer: number, socket: WebSocket, local = true): void {
+  #link(peer: number, socket: WebSocket, local: boolean): void {
     const { rank, tls } = this.#options;
     const options = { peer, timeoutMs: this.#timeoutMs, accepted: peer > rank, encrypted: tls !== undefined, local };
     const link = new PeerLink(socket, options);
