@@ -14,6 +14,9 @@ import { connectWorkerGroup } from "../../packages/core/transport/worker_group.t
 /** The token of the runs that tests start. */
 export const TOKEN = "token of a test run";
 
+/** Time to meet, in which a busy machine starts all ranks, however short their timeout is. */
+export const MEETING_MS = 30_000;
+
 /** How to create the groups of a run. */
 export interface Transport {
   readonly name: string;
@@ -67,8 +70,9 @@ export async function connectGroups(
   connect = connectProcessGroup,
 ): Promise<ProcessGroup[]> {
   if (size === 1) return [await connect({ rank: 0, size, token: TOKEN, ...options })];
-  const { url, group } = await startRankZero(size, options, connect);
-  const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, options, connect));
+  const patient = { rendezvousMs: MEETING_MS, ...options };
+  const { url, group } = await startRankZero(size, patient, connect);
+  const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, patient, connect));
   return await Promise.all([group, ...others]);
 }
 

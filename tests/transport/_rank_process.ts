@@ -11,7 +11,7 @@
 import { PeerError } from "../../packages/core/transport/errors.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { connectWorkerGroup } from "../../packages/core/transport/worker_group.ts";
-import { patternBytes, sameBytes, TOKEN } from "./_groups.ts";
+import { MEETING_MS, patternBytes, sameBytes, TOKEN } from "./_groups.ts";
 
 const [rank, size, timeoutMs] = Deno.args.slice(0, 3).map(Number);
 const [mode, rendezvous] = Deno.args.slice(3);
@@ -39,7 +39,8 @@ function block(ms: number): void {
   while (performance.now() < endMs);
 }
 
-const group = await connectWorkerGroup({ rank, size, token: TOKEN, timeoutMs, rendezvous, onListening: report });
+const meeting = { rank, size, token: TOKEN, rendezvous, rendezvousMs: MEETING_MS, onListening: report };
+const group = await connectWorkerGroup({ ...meeting, timeoutMs });
 try {
   report("ready");
   for (group.step = 1; mode === "endless" || group.step <= 3; group.step++) {
