@@ -6,14 +6,17 @@
 
 import {
   type Backend,
+  checkShard,
   contiguousPartition,
   createSingleStrategy,
   type ModelConfig,
   type ProcessGroup,
   type SequenceStrategy,
   subgroup,
+  type TrainConfig,
   zigZagPartition,
 } from "@mst/core";
+import { checkMegatronTopology, createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
 import { checkUlyssesTopology, createUlyssesStrategy } from "@mst/ulysses";
 
@@ -52,8 +55,8 @@ interface StrategyEntry {
   readonly isParallel: boolean;
   /** Placements that it offers; none where there is nothing to choose. */
   readonly placements: readonly Placement[];
-  /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size and model. */
-  readonly check: (topology: Topology, seqTokens: number, model: ModelConfig) => void;
+  /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size, sharding and model. */
+  readonly check: (topology: Topology, train: Pick<TrainConfig, "seqTokens" | "shard">, model: ModelConfig) => void;
   /** Arranges the ranks of a hybrid where the user does not; absent for strategies of one axis. */
   readonly mesh?: (ranks: number, model: ModelConfig) => Mesh;
   /** Makes it, on a rank. */
@@ -66,16 +69,26 @@ const STRATEGIES = {
   ulysses: {
     isParallel: true,
     placements: [],
-    check: ({ ranks }, seqTokens, model) => {
+    check: ({ ranks }, { seqTokens }, model) => {
       contiguousPartition(seqTokens, ranks);
       checkUlyssesTopology(model, ranks);
     },
     create: ({ backend, group }) => createUlyssesStrategy({ backend, group }),
   },
+  megatron: {
+    isParallel: true,
+    placements: [],
+    check: ({ ranks }, { seqTokens, shard }, model) => {
+      contiguousPartition(seqTokens, ranks);
+      checkMegatronTopology(model, ranks);
+      if (ranks > 1) checkShard({ name: "megatron" }, shard);
+    },
+    create: ({ backend, group }) => createMegatronStrategy({ backend, group }),
+  },
   usp: {
     isParallel: true,
     placements: ["zigzag", "contiguous"],
-    check: ({ ranks, mesh }, seqTokens, model) => {
+    check: ({ ranks, mesh }, { seqTokens }, model) => {
       contiguousPartition(seqTokens, ranks);
       checkUlyssesTopology(model, mesh?.ulysses ?? 1);
     },
@@ -85,7 +98,7 @@ const STRATEGIES = {
   single: { isParallel: false, placements: [], check: split, create: ({ backend }) => createSingleStrategy(backend) },
 } as const satisfies Record<string, StrategyEntry>;
 
-function split({ ranks, placement }: Topology, seqTokens: number): void {
+function split({ ranks, placement }: Topology, { seqTokens }: Pick<TrainConfig, "seqTokens">): void {
   if (placement === "zigzag") zigZagPartition(seqTokens, ranks);
   else contiguousPartition(seqTokens, ranks);
 }

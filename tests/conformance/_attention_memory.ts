@@ -5,7 +5,15 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { attentionShape, type Backend, type ModelConfig, type SequenceStrategy, type Tensor } from "@mst/core";
+import {
+  attentionShape,
+  type Backend,
+  type ModelConfig,
+  rowsOfSlice,
+  type SequenceStrategy,
+  type Tensor,
+  weightLayout,
+} from "@mst/core";
 import { Random } from "../_support/random.ts";
 import { randomBatch } from "../_support/tiny_model.ts";
 
@@ -23,7 +31,9 @@ export async function assertAttentionMemory(
   const { ledger } = backend;
   const shape = attentionShape(model, batch);
   const partition = strategy.partition(seqTokens);
-  const rows = batch * partition.positions[strategy.rank].length;
+  const layout = weightLayout(model, strategy);
+  const rows = layout.slices({ batch, positions: partition.positions })
+    .reduce((sum, slice) => sum + rowsOfSlice(slice), 0);
   const { documentStarts } = randomBatch(model, seqTokens, { batch, longestDocument });
   const formulas = strategy.attentionMemory(shape, partition, { packed: documentStarts !== undefined });
   const random = new Random(strategy.rank);
@@ -35,14 +45,14 @@ export async function assertAttentionMemory(
 
   using core = strategy.attention(shape, partition, documentStarts);
   const held = ledger.liveBytes();
-  const inputs = [matrix(shape.heads), matrix(shape.kvHeads), matrix(shape.kvHeads)] as const;
+  const inputs = [matrix(layout.heads), matrix(layout.kvHeads), matrix(layout.kvHeads)] as const;
   ledger.resetPeak();
   const { out, saved } = await core.forward(...inputs);
   const forward = ledger.peak().totalBytes - held;
   const savedBytes = ledger.liveBytes() - held;
   out.free();
 
-  const dOut = matrix(shape.heads);
+  const dOut = matrix(layout.heads);
   ledger.resetPeak();
   const gradients = await core.backward(dOut, saved);
   const backward = ledger.peak().totalBytes - held;
@@ -54,6 +64,6 @@ export async function assertAttentionMemory(
     formulas,
     `rank ${strategy.rank} of ${strategy.ranks}`,
   );
-  assertEquals(left, 4 * rows * (shape.heads + 2 * shape.kvHeads) * shape.headDim, "backward leaves the gradients");
+  assertEquals(left, 4 * rows * (layout.heads + 2 * layout.kvHeads) * shape.headDim, "backward leaves the gradients");
   assertEquals(ledger.live().communication, 0);
 }

@@ -74,7 +74,18 @@ export interface StrategyCase {
   readonly create: (options: { backend: Backend; group: ProcessGroup }) => SequenceStrategy;
   /** Closed formulas of what a rank of at least two sends. */
   readonly traffic: (shape: ConformanceShape, strategy: SequenceStrategy) => AttentionTraffic;
+  /** What it sends in a step besides attention; by default for the model's states alone. */
+  readonly otherTraffic?: (run: StepRun, strategy: SequenceStrategy) => number;
   readonly skips: readonly Skip[];
+  /** How far its states can be sharded; every stage by default. The others are refused. */
+  readonly shards?: readonly ShardStage[];
+}
+
+/** A step of a run. */
+export interface StepRun {
+  readonly model: ModelConfig;
+  readonly train: TrainConfig;
+  readonly batches: readonly TokenBatch[];
 }
 
 const RANKS = [1, 2, 3, 4, 5];
@@ -86,8 +97,9 @@ export function testStrategy(strategy: StrategyCase): void {
 
     Deno.test(`${strategy.name} computes what one rank computes: ${name}`, async () => {
       for (const ranks of supported) {
-        await assertSameGradients(strategy, SHAPES[name], ranks);
-        await assertSameGradients(strategy, SHAPES[name], ranks, "weights");
+        for (const shard of ["none", "weights"] as const) {
+          if (shardsOf(strategy).includes(shard)) await assertSameGradients(strategy, SHAPES[name], ranks, shard);
+        }
       }
     });
 
@@ -109,7 +121,7 @@ export function testStrategy(strategy: StrategyCase): void {
     }
   }
 
-  for (const shard of SHARD_STAGES) {
+  for (const shard of shardsOf(strategy)) {
     Deno.test(`${strategy.name} trains as one rank does, for ten steps, shard ${shard}`, async () => {
       const names = ["multi-query, batches", ...shard === "none" ? ["packed documents"] : []] as ShapeName[];
       for (const name of names) {
@@ -117,6 +129,17 @@ export function testStrategy(strategy: StrategyCase): void {
           if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks, shard);
         }
       }
+    });
+  }
+
+  for (const shard of SHARD_STAGES.filter((shard) => !shardsOf(strategy).includes(shard))) {
+    Deno.test(`${strategy.name} refuses to shard ${shard}`, async () => {
+      const train = trainConfig(SHAPES.ragged, { shard });
+      const [group] = createLoopbackGroups(2);
+      await using backend = createReferenceBackend();
+      const options = { backend, strategy: strategy.create({ backend, group }), model: SHAPES.ragged.model, train };
+      assertThrows(() => new Trainer(options), UnsupportedTopologyError, `Cannot shard ${shard} under`);
+      assertEquals(backend.ledger.liveBytes(), 0);
     });
   }
 
@@ -188,7 +211,7 @@ export async function assertSameTraining(
 export async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
   const runs = [
     { recompute: "none", shard: "none" },
-    ...SHARD_STAGES.map((shard) => ({ recompute: "layer", shard })),
+    ...shardsOf(strategy).map((shard) => ({ recompute: "layer", shard })),
   ];
   for (const run of runs) {
     const train = trainConfig(shape, { accumulate: 2, ...run });
@@ -200,7 +223,9 @@ export async function assertTraffic(strategy: StrategyCase, shape: ConformanceSh
       const layers = shape.model.layers * train.accumulate;
       const recomputed = run.recompute === "layer";
       const attention = layers * (recomputed ? 2 * forward + backwardAfterRecomputation : forward + backward);
-      return { bytesSent, expected: attention + stateTraffic(shape.model, train, ranked) };
+      const step: StepRun = { model: shape.model, train, batches };
+      const other = strategy.otherTraffic?.(step, ranked) ?? stateTraffic(shape.model, train, ranked);
+      return { bytesSent, expected: attention + other };
     });
     wrong.forEach(({ bytesSent, expected }, rank) => {
       assertEquals(bytesSent, expected, `bytes that rank ${rank} of ${ranks} sends, ${JSON.stringify(run)}`);
@@ -213,7 +238,9 @@ function assertRefused(strategy: StrategyCase, shape: ConformanceShape, ranks: n
   const dims = attentionShape(shape.model, shape.batch);
   const ranked = strategy.create({ backend, group: createLoopbackGroups(ranks)[0] });
   const partition = ranked.partition(shape.seqTokens);
-  for (const call of [() => ranked.attention(dims, partition), () => ranked.attentionMemory(dims, partition)]) {
+  const calls = [() => ranked.attention(dims, partition), () => ranked.attentionMemory(dims, partition)];
+  const { tensorParallel } = ranked;
+  for (const call of tensorParallel ? [...calls, () => tensorParallel(shape.model)] : calls) {
     assertEquals(assertThrows(call, UnsupportedTopologyError).message, message);
   }
   assertEquals(backend.ledger.liveBytes(), 0);
@@ -254,6 +281,10 @@ async function onOneRank<T>(
   await using backend = createReferenceBackend({ poison: true });
   using trainer = new Trainer({ backend, strategy: createSingleStrategy(backend), model, train });
   return await body(trainer);
+}
+
+function shardsOf({ shards = SHARD_STAGES }: StrategyCase): readonly ShardStage[] {
+  return shards;
 }
 
 function skipOf({ skips }: StrategyCase, name: ShapeName, ranks: number): Skip | undefined {

@@ -39,6 +39,8 @@ for (
     "--strategy=ulysses --ranks=2 --recompute=none",
     "--strategy=ulysses --ranks=4",
     "--strategy=usp --ulysses=2 --ring=2 --placement=contiguous --recompute=none",
+    "--strategy=megatron --ranks=2 --recompute=none",
+    "--strategy=megatron --ranks=4",
     "--ranks=3 --shard=optimizer",
     "--ranks=3 --shard=weights --recompute=none",
     "--strategy=ulysses --ranks=2 --shard=gradients",
@@ -114,6 +116,8 @@ Deno.test("a sequence too short for the ranks is refused, and heads that do not 
   const cases = [
     ["--ranks=62", "Cannot split 61 tokens across 62 ranks"],
     ["--strategy=usp --ulysses=3 --ring=2", "Cannot split 4 heads across 3 ranks"],
+    ["--strategy=megatron --ranks=3", "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks"],
+    ["--strategy=megatron --ranks=2 --shard=weights", "Cannot shard weights under megatron"],
     ["--strategy=ulysses --ranks=3", "Cannot split 4 heads across 3 ranks: heads must be a multiple of the ranks"],
   ];
   for (const [flags, says] of cases) {

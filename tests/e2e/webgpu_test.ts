@@ -24,6 +24,8 @@ for (
     "--strategy=ulysses --ranks=2",
     "--strategy=ulysses --ranks=4 --mini-sequence=7 --recompute=none",
     "--strategy=usp --ulysses=2 --ring=2 --mini-sequence=7",
+    "--strategy=megatron --ranks=2",
+    "--strategy=megatron --ranks=4 --mini-sequence=3 --recompute=none",
   ]
 ) {
   gpuTest(`golden cases over processes, WebGPU: ${flags}`, async () => {

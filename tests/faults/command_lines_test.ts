@@ -44,6 +44,18 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ],
   ["main.ts", "--strategy=ulysses --model=tiny --heads=12 --dim=96 --kv-heads=6 --ranks=4", "Cannot split 6 kv heads"],
   ["main.ts", "--strategy=ulysses --placement=zigzag", "it leaves no choice"],
+  ["main.ts", "--strategy=megatron --seq=3 --ranks=4", "Cannot split 3 tokens across 4 ranks"],
+  ["main.ts", "--strategy=megatron --model=tiny --ranks=3", "Cannot split 4 heads across 3 ranks"],
+  [
+    "main.ts",
+    "--strategy=megatron --model=tiny --ffn=3 --ranks=4",
+    "Cannot split an MLP of width 3 across 4 ranks: every rank needs at least one column",
+  ],
+  [
+    "main.ts",
+    "--strategy=megatron --model=tiny --ranks=2 --shard=gradients",
+    "Cannot shard gradients under megatron: its ranks hold parts of weights, gradients and moments already",
+  ],
   ["main.ts", "--ulysses=2", "Cannot use --ulysses=2 with --strategy=ring: its ranks have one axis"],
   ["main.ts", "--strategy=ulysses --ring=2", "Cannot use --ring=2 with --strategy=ulysses: its ranks have one axis"],
   [

@@ -1,4 +1,5 @@
 import { createLoopbackGroups, createReferenceBackend, createSingleStrategy } from "@mst/core";
+import { createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
 import { assertGolden, packGolden, readGolden } from "../_support/golden.ts";
@@ -34,6 +35,19 @@ for (const name of CASES) {
         createLoopbackGroups(ranks).map(async (group) => {
           await using backend = createReferenceBackend({ poison: true });
           await assertGolden(golden, backend, createUlyssesStrategy({ backend, group }));
+          await group.close();
+        }),
+      );
+    });
+  }
+
+  for (const ranks of [2, 4]) {
+    Deno.test(`${name} by megatron over ${ranks} ranks, reference backend`, async () => {
+      const golden = await readGolden(name);
+      await Promise.all(
+        createLoopbackGroups(ranks).map(async (group) => {
+          await using backend = createReferenceBackend({ poison: true });
+          await assertGolden(golden, backend, createMegatronStrategy({ backend, group }));
           await group.close();
         }),
       );

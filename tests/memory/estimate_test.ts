@@ -17,6 +17,7 @@ import {
   type TrainConfig,
   Trainer,
 } from "@mst/core";
+import { createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
 import { strategyEntry } from "../../packages/bench/scenario.ts";
@@ -75,9 +76,14 @@ async function assertEstimate(backend: Backend, strategy: SequenceStrategy, mode
   return estimate;
 }
 
-/** Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments. */
-function stateBytes(model: ModelConfig, { shard }: TrainConfig, { rank, ranks }: SequenceStrategy): number[] {
-  const sizes = parameterSpecs(model).map(({ shape }) => elementCount(shape));
+/** Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments or parts. */
+function stateBytes(model: ModelConfig, { shard }: TrainConfig, strategy: SequenceStrategy): number[] {
+  const { rank, ranks, tensorParallel } = strategy;
+  const placement = tensorParallel?.(model).placement;
+  const sizes = parameterSpecs(model).map(({ name, shape }) => {
+    const { start = 0, end = 1, dim } = placement?.({ name, shape }).part ?? {};
+    return dim === undefined ? elementCount(shape) : elementCount(shape) / shape[dim] * (end - start);
+  });
   const all = sizes.reduce((sum, size) => sum + size, 0);
   const own = sizes.reduce((sum, size) => {
     const { start, end } = segmentBounds(size, ranks, rank);
@@ -87,14 +93,31 @@ function stateBytes(model: ModelConfig, { shard }: TrainConfig, { rank, ranks }:
   return [4 * (stage >= 3 ? own : all), 4 * (stage >= 2 ? own : all), 8 * (stage >= 1 ? own : all)];
 }
 
+/** What a strategy is made of. */
+interface StrategyContext {
+  readonly backend: Backend;
+  readonly group: ProcessGroup;
+}
+
+/** Ranks that divide the heads, and are divided by the kv heads or divide them. */
+function headRanks({ heads, kvHeads, ffn, vocab }: ModelConfig): number[] {
+  const fits = (ranks: number) => heads % ranks === 0 && (kvHeads % ranks === 0 || ranks % kvHeads === 0);
+  return [2, 4].filter((ranks) => fits(ranks) && ranks <= Math.min(ffn, vocab));
+}
+
 /** Strategies and how many ranks each is tried on; ulysses has to divide the heads. */
 const STRATEGIES = [
+  {
+    create: (context: StrategyContext) => createMegatronStrategy({ ...context, windowTokens: 10 }),
+    ranks: headRanks,
+    shards: ["none"],
+  },
   { create: createRingStrategy, ranks: () => [1, 3] },
   { create: createUlyssesStrategy, ranks: ({ heads }: ModelConfig) => [2, 4].filter((ranks) => heads % ranks === 0) },
   { create: createUsp, ranks: ({ heads }: ModelConfig) => [4].filter(() => heads % 2 === 0) },
 ];
 
-function createUsp(context: { backend: Backend; group: ProcessGroup }): SequenceStrategy {
+function createUsp(context: StrategyContext): SequenceStrategy {
   return strategyEntry("usp").create({ ...context, placement: "zigzag", mesh: { ulysses: 2, ring: 2 } });
 }
 
@@ -108,7 +131,8 @@ for (const [name, model] of Object.entries(MODELS)) {
         await using backend = createReferenceBackend();
         const estimate = await assertEstimate(backend, createSingleStrategy(backend), model, train);
         peakMoments.add(estimate.moments[0].moment);
-        for (const { create, ranks } of STRATEGIES) {
+        for (const { create, ranks, shards } of STRATEGIES) {
+          if (shards && !shards.includes(train.shard)) continue;
           for (const size of ranks(model).filter((size) => size <= train.seqTokens)) {
             await Promise.all(
               createLoopbackGroups(size).map(async (group) => {

@@ -3,6 +3,7 @@ import { UnsupportedModelError } from "../../packages/core/config/hf_config.ts";
 import { parameterSpecs } from "../../packages/core/model/parameters.ts";
 import { hasModelWeights, readModelFolder, readModelWeights } from "../../packages/core/train/model_folder.ts";
 import { keptOfWeights } from "../../packages/core/sharding/model_states.ts";
+import { segmentRuns, takePart } from "../../packages/core/sharding/weight_part.ts";
 import { SafetensorsError, SafetensorsFile } from "../../packages/core/train/safetensors.ts";
 import { type HostTensor, writeSafetensors } from "../../packages/core/train/safetensors_writer.ts";
 import { elementCount } from "../../packages/core/tensor/shape.ts";
@@ -76,18 +77,20 @@ Deno.test("a rank reads its segment of each weight, of floats of any length", ()
     for (const ranks of [1, 2, 3, 100]) {
       const parts = [];
       for (let rank = 0; rank < ranks; rank++) {
-        const segment = keptOfWeights({ rank, ranks }, "weights");
-        assertEquals(keptOfWeights({ rank, ranks }, "gradients")(7), { start: 0, end: 7 });
-        parts.push(await readModelWeights(folder, model, segment));
-        const { start, end } = segment(33);
-        assertEquals(await halves.readFloats("halves", { start, end }), values(33).subarray(start, end));
+        const kept = keptOfWeights(model, { rank, ranks }, "weights");
+        const seven = { name: "seven", shape: [7] };
+        const { start: first, length: all } = keptOfWeights(model, { rank, ranks }, "gradients")(seven);
+        assertEquals([first, all], [0, 7]);
+        parts.push(await readModelWeights(folder, model, kept));
+        const runs = kept({ name: "halves", shape: [33] });
+        assertEquals(await halves.readFloats("halves", runs), takePart(values(33), runs));
       }
       for (const [name, { data }] of tensors) {
         assertEquals(parts.flatMap((part) => [...part.get(name)!]), [...data], `${name} by ${ranks} ranks`);
       }
     }
     await assertRejects(
-      () => halves.readFloats("halves", { start: 3, end: 34 }),
+      () => halves.readFloats("halves", segmentRuns(33, { start: 3, end: 34 })),
       RangeError,
       "Cannot read elements 3 to 34 of halves: it has 33",
     );

@@ -45,7 +45,7 @@ async function update(backend: Backend, group: ProcessGroup, shard: ShardStage, 
   const parameters = SHAPES.map((shape, i) => {
     const values = initial.normals(elementCount(shape));
     return states.create(`p${i}`, shape, {
-      initialize: (target, start) => backend.write(target, values.subarray(start, start + target.size)),
+      initialize: (target, { start }) => backend.write(target, values.subarray(start, start + target.size)),
     });
   });
   // One parameter is in two groups, as tied embeddings are.

@@ -19,7 +19,7 @@ export const PACKAGE_IMPORTS: Readonly<Record<string, readonly string[]>> = {
 const FOUNDATION = ["config", "tensor", "memory", "backend"];
 const LAYER = [...FOUNDATION, "layer"];
 const WRAPPERS = [...LAYER, "mini_sequence", "recompute"];
-const STRATEGY_CONTRACTS = ["strategy/strategy.ts", "strategy/tensor_parallel.ts"];
+const STRATEGY_CONTRACTS = ["strategy/strategy.ts", "strategy/tensor_parallel.ts", "strategy/unsupported.ts"];
 
 /**
  * Layers of core and the layers that each may import. A layer is a folder or a file below `packages/core`; a file
@@ -38,6 +38,7 @@ export const CORE_LAYERS: Readonly<Record<string, readonly string[]>> = {
   "transport": FOUNDATION,
   "strategy/strategy.ts": [...LAYER, "strategy/tensor_parallel.ts"],
   "strategy/tensor_parallel.ts": WRAPPERS,
+  "strategy/unsupported.ts": [],
   "strategy": [...WRAPPERS, "transport", ...STRATEGY_CONTRACTS],
   "sharding": [...LAYER, "transport", ...STRATEGY_CONTRACTS],
   "model": [...WRAPPERS, ...STRATEGY_CONTRACTS, "sharding"],

@@ -114,7 +114,7 @@ async function verifyFolder(
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };
   try {
-    strategyEntry(run.strategy).check(run, run.train.seqTokens, model);
+    strategyEntry(run.strategy).check(run, run.train, model);
   } catch (error) {
     return { folder, unreadable: `${(error as Error).name}: ${(error as Error).message}` };
   }

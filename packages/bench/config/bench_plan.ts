@@ -213,7 +213,7 @@ function checkRun(run: RunConfig, text: TokenizedText): void {
       `Cannot leave out --warmup=${warmup} of --steps=${train.steps}: at least one step must be measured`,
     );
   }
-  refusing(() => strategyEntry(strategy).check(run, train.seqTokens, model));
+  refusing(() => strategyEntry(strategy).check(run, train, model));
   checkData(run, text);
 }
 

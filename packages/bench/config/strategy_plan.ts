@@ -37,7 +37,7 @@ function planned(control: RunConfig, topology: NamedTopology, flags: BenchFlags)
   const { strategy, mesh, train, model } = config;
   const name = mesh ? `${strategy} ${mesh.ulysses} x ${mesh.ring}` : strategy;
   try {
-    strategyEntry(strategy).check(config, train.seqTokens, model);
+    strategyEntry(strategy).check(config, train, model);
     return { name, config };
   } catch (error) {
     if (error instanceof RangeError) return { name, config, unsupported: error.message };

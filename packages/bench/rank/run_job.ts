@@ -42,7 +42,7 @@ export async function runJob({ job, backend, strategy, emit }: RunJobOptions): P
   const batchesOf = await openBatches(job);
   const weights = weightsFolder === undefined
     ? undefined
-    : await readModelWeights(weightsFolder, model, keptOfWeights(strategy, train.shard));
+    : await readModelWeights(weightsFolder, model, keptOfWeights(model, strategy, train.shard));
   using trainer = new Trainer({ backend, strategy, model, train, weights });
   if (job.captureFolder !== undefined) {
     await capture({ job, folder: job.captureFolder, trainer, strategy, batches: batchesOf(0) });

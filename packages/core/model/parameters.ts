@@ -8,6 +8,7 @@ import type { Backend } from "../backend/backend.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import { createWholeStates, type ModelStates } from "../sharding/model_states.ts";
+import { type PartRuns, takePart } from "../sharding/weight_part.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -129,11 +130,14 @@ export function createParameters(
   const byName = new Map<string, Parameter>();
   for (const [stream, { name, shape }] of specs.entries()) {
     const given = weights?.get(name);
-    const initialize = (target: Tensor, start: number) => {
-      if (given) {
-        backend.write(target, given.length === target.size ? given : given.subarray(start, start + target.size));
-      } else if (shape.length === 1) backend.ops.fill(target, 1);
-      else backend.ops.initNormal(target, { std: INITIAL_STD, seed, stream, start });
+    const initialize = (target: Tensor, part: PartRuns) => {
+      const { start, count, stride } = part;
+      if (given) backend.write(target, given.length === target.size ? given : takePart(given, part));
+      else if (shape.length === 1) backend.ops.fill(target, 1);
+      else {
+        const columns = count > 1 ? { stride } : {};
+        backend.ops.initNormal(target, { std: INITIAL_STD, seed, stream, start, ...columns });
+      }
     };
     byName.set(name, states.create(name, shape, { initialize, frozen: frozen.has(name) }));
   }
@@ -180,8 +184,8 @@ function checkWeights(
   for (const { name, shape } of specs) {
     const given = weights.get(name);
     if (!given) throw new RangeError(`Cannot load the model: weight ${name} [${shape}] is missing`);
-    const { start, end } = states.keptOfWeight(elementCount(shape));
-    if (given.length !== elementCount(shape) && given.length !== end - start) {
+    const { count, length } = states.kept({ name, shape });
+    if (given.length !== elementCount(shape) && given.length !== count * length) {
       throw new RangeError(`Cannot load weight ${name}: it has ${given.length} elements, wanted [${shape}]`);
     }
   }

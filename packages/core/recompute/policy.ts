@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { ModelConfig } from "../config/model_config.ts";
 import type { RecomputePolicy } from "../config/train_config.ts";
 
 /** What a decoder block may keep for its backward; `attention` is q, k, v, out and log-sum-exp as the strategy keeps them. */
@@ -20,18 +19,23 @@ export type KeptTensor =
 /**
  * Elements of each tensor.
  *
+ * @param dim model width
  * @param rows rows of the local sequences
- * @param attention what the strategy's attention saves
+ * @param saved elements that the strategy's attention saves, and those of gate or up
  */
-export function keptElements({ dim, ffn }: ModelConfig, rows: number, attention: number): Record<KeptTensor, number> {
+export function keptElements(
+  dim: number,
+  rows: number,
+  { attention, projected }: { readonly attention: number; readonly projected: number },
+): Record<KeptTensor, number> {
   return {
     "block input": rows * dim,
     "attention rstd": rows,
     "attention": attention,
     "mlp input": rows * dim,
     "mlp rstd": rows,
-    "gate": rows * ffn,
-    "up": rows * ffn,
+    "gate": projected,
+    "up": projected,
   };
 }
 

@@ -6,14 +6,17 @@
 
 import type { Backend } from "../backend/backend.ts";
 import { PARTIAL_SUMS } from "../backend/ops.ts";
+import type { ModelConfig } from "../config/model_config.ts";
 import type { ShardStage } from "../config/train_config.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
-import type { Shape } from "../tensor/shape.ts";
+import type { NamedShape } from "../strategy/tensor_parallel.ts";
+import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Segment, segmentBounds } from "../transport/collectives.ts";
 import { createShardedGradients, createWholeGradients, type GradientStore } from "./gradient_store.ts";
 import type { StoredTensor } from "./stored_tensor.ts";
+import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 import { createShardedWeights, createWholeWeights, type Initialize, type WeightStore } from "./weight_store.ts";
 
 /** Options of {@linkcode ModelStates.create}. */
@@ -30,12 +33,14 @@ export interface OwnElements {
   readonly value: Tensor;
   /** Of its gradient, flat. */
   readonly gradient: Tensor;
+  /** Whether this rank counts them in the global norm: of elements that several ranks update, one does. */
+  readonly inNorm: boolean;
 }
 
 /** The model states (Rajbhandari et al. 2020, section 3.1) of one rank, except for the optimizer's, which follow them. */
 export interface ModelStates {
-  /** Elements of a weight of `size` elements that this rank keeps. */
-  keptOfWeight(size: number): Segment;
+  /** Elements of a weight that this rank keeps. */
+  kept(weight: NamedShape): PartRuns;
   /** Adds a parameter, with a gradient of zeros. */
   create(name: string, shape: Shape, options: CreateParameterOptions): Parameter;
   /** Parameters of these states that a part of the model computes with. */
@@ -83,20 +88,27 @@ export function createModelStates(backend: Backend, strategy: SequenceStrategy, 
       divided.moments ? strategy.reduceScatterGradients(gradients) : reduceAll(gradients),
   };
 
-  async function sumSquares(partials: Tensor): Promise<void> {
-    if (!divided.moments) return;
-    const own = (await backend.read(partials)).reduce((total, partial) => total + partial, 0);
-    const [squares] = await strategy.sumOverRanks([own]);
-    const sums = new Float32Array(PARTIAL_SUMS);
-    sums[0] = squares;
-    backend.write(partials, sums);
-  }
+  const sumSquares = (partials: Tensor) =>
+    divided.moments ? sumSquaresOverRanks(backend, strategy, partials) : Promise.resolve();
 
   const weights = divided.weights ? createShardedWeights(backend, strategy) : createWholeWeights(backend, wholeWeights);
   const gradients = divided.gradients
     ? createShardedGradients(backend, strategy)
     : createWholeGradients(backend, wholeGradients);
   return composeStates(weights, gradients, sumSquares);
+}
+
+/** Turns partial sums of squares [PARTIAL_SUMS] into ones over all ranks. */
+export async function sumSquaresOverRanks(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  partials: Tensor,
+): Promise<void> {
+  const own = (await backend.read(partials)).reduce((total, partial) => total + partial, 0);
+  const [squares] = await strategy.sumOverRanks([own]);
+  const sums = new Float32Array(PARTIAL_SUMS);
+  sums[0] = squares;
+  backend.write(partials, sums);
 }
 
 /** Which states ranks divide among themselves. */
@@ -112,10 +124,19 @@ export function dividedStates(
   };
 }
 
-/** Which elements of a weight of `size` elements a rank keeps, and so has to be given. */
-export function keptOfWeights(ranks: Ranks, shard: ShardStage): (size: number) => Segment {
-  const { weights } = dividedStates(ranks, shard);
-  return (size) => ownSegment(size, ranks, weights);
+/** Which elements of a weight of a model a rank keeps, and so has to be given. */
+export function keptOfWeights(
+  model: ModelConfig,
+  strategy: Ranks & Pick<SequenceStrategy, "tensorParallel">,
+  shard: ShardStage,
+): (weight: NamedShape) => PartRuns {
+  const split = strategy.tensorParallel?.(model);
+  if (split) return (weight) => partRuns(weight.shape, split.placement(weight).part);
+  const { weights } = dividedStates(strategy, shard);
+  return ({ shape }) => {
+    const size = elementCount(shape);
+    return segmentRuns(size, ownSegment(size, strategy, weights));
+  };
 }
 
 /** Elements that a rank keeps of a state of `size` elements. */
@@ -150,7 +171,10 @@ function composeStates(
     [...stored.values()].flatMap(({ name, weight, gradients }) => gradients ? [{ name, weight, gradients }] : []);
 
   return {
-    keptOfWeight: (size) => weights.kept(size),
+    kept({ shape }: NamedShape): PartRuns {
+      const size = elementCount(shape);
+      return segmentRuns(size, weights.kept(size));
+    },
 
     create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
       const weight = weights.create(name, shape, initialize);
@@ -169,7 +193,7 @@ function composeStates(
 
     own: () =>
       trained()
-        .map(({ weight, gradients }) => ({ value: weight.own, gradient: gradients.own }))
+        .map(({ weight, gradients }) => ({ value: weight.own, gradient: gradients.own, inNorm: true }))
         .filter(({ value }) => value.size > 0),
     reduceGradients: () => gradients.reduce(),
     sumSquares,

@@ -13,10 +13,11 @@ import { type Segment, segmentBounds } from "../transport/collectives.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
 import { concatenate, packedSegments, totalLength } from "./segments.ts";
+import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
 
-/** Writes initial values: the elements of a weight from `start` on, as many as `target` has. */
-export type Initialize = (target: Tensor, start: number) => void;
+/** Writes initial values of a part of a weight to a tensor of as many elements. */
+export type Initialize = (target: Tensor, part: PartRuns) => void;
 
 /** Keeps weights. */
 export interface WeightStore<W extends StoredTensor> {
@@ -51,7 +52,7 @@ export function createWholeWeights(
     kept: (size) => ({ start: 0, end: size }),
     create(_name: string, shape: Shape, initialize: Initialize): StoredTensor {
       const whole = backend.empty(shape, "weights");
-      initialize(whole, 0);
+      initialize(whole, partRuns(shape));
       const { start, end } = own(whole.size);
       const weight = wholeTensor(whole, whole.elements(start, end));
       all.push(weight);
@@ -141,7 +142,7 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
     create(name: string, shape: Shape, initialize: Initialize): ShardedTensor {
       const { start, end } = kept(elementCount(shape));
       const own = backend.empty([end - start], "weights");
-      if (end > start) initialize(own, start);
+      if (end > start) initialize(own, segmentRuns(elementCount(shape), { start, end }));
       const weight = new ShardedTensor(name, shape, own);
       all.push(weight);
       return weight;

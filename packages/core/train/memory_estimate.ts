@@ -13,13 +13,17 @@
 import { PARTIAL_SUMS } from "../backend/ops.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
-import { headChunkCount, longestChunk, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
+import { rowsOfSlice } from "../layer/region.ts";
+import { longestChunk } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
 import { blockShapes, parameterSpecs } from "../model/parameters.ts";
+import { weightLayout } from "../model/whole_weights.ts";
 import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
 import { dividedStates, ownSegment } from "../sharding/model_states.ts";
+import { partShape } from "../sharding/weight_part.ts";
 import { ELEMENT_BYTES, elementCount, type Shape } from "../tensor/shape.ts";
+import { chunkCounts } from "./chunk_counts.ts";
 
 /** A moment of a step and the bytes live at it. */
 export interface MemoryMoment {
@@ -40,41 +44,43 @@ export interface MemoryEstimate {
 }
 
 /** The part of a strategy that the estimate asks. */
-export type EstimatedStrategy = Pick<SequenceStrategy, "rank" | "ranks" | "partition" | "attentionMemory">;
+export type EstimatedStrategy = Pick<
+  SequenceStrategy,
+  "rank" | "ranks" | "partition" | "attentionMemory" | "tensorParallel"
+>;
 
 /** Predicts the memory of training steps of one rank, as the ledger will count it. */
 export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy): MemoryEstimate {
   const partition = strategy.partition(train.seqTokens);
-  const S = partition.positions[strategy.rank].length;
-  const T = train.batch * S;
-  const { dim: D, headDim: E, vocab: V, layers: L } = model;
+  const T = train.batch * partition.positions[strategy.rank].length;
+  const { dim: D, headDim: E, layers: L } = model;
+  const part = computedPart(model, train, strategy);
   const attention = attentionElements(
     model,
+    part,
     strategy.attentionMemory(attentionShape(model, train.batch), partition, { packed: train.packed }),
     T,
   );
 
   const { resident, whole } = stateElements(model, train, strategy);
   const block = whole(Object.values(blockShapes(model)));
-  const head = whole([[V, D], [D]]);
-  const rotaryRows = train.packed ? T : S;
+  const head = whole([[model.vocab, D], [D]]);
+  const rotaryRows = train.packed ? part.attentionRows : part.attentionRows / train.batch;
   const stepInputs = attention.held + rotaryRows * E + train.accumulate - 1; // and losses of earlier micro-batches
   const base = resident + stepInputs;
 
-  const each = keptElements(model, T, attention.saved);
+  const each = keptElements(D, T, { attention: attention.saved, projected: part.attentionRows * part.ffn });
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D; // input of a block, or the gradient of its output
   const last = base + (L - 1) * kept + x; // input of the last block
   const lastForward = last + block.weights;
   const lastBackward = last + block.weights + block.gradients + x + 1; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
-  const headRows = longestChunk(T, headChunkCount(train.headChunks, V, D));
 
   const elements: Record<MemoryMoment["moment"], number> = {
     "attention forward": lastAttention + T + attention.forward, // rstd
-    "head": base + L * kept + head.weights + head.gradients + 2 * x + 2 * T + // x, dx, labels, losses
-      headRows * (1 + D + V), // rstd, normed, logits
-    "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, train, T),
+    "head": base + L * kept + head.weights + head.gradients + 2 * x + headElements(model, part, T), // x, dx
+    "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, part, train, T),
     "attention backward": lastBackward + attention.backward,
     "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,
   };
@@ -90,12 +96,13 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
  */
 function stateElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy) {
   const divided = dividedStates(strategy, train.shard);
+  const { placement } = weightLayout(model, strategy);
   const count = (shapes: readonly Shape[], isDivided: boolean) =>
     shapes.reduce((sum, shape) => {
       const { start, end } = ownSegment(elementCount(shape), strategy, isDivided);
       return sum + end - start;
     }, 0);
-  const all = parameterSpecs(model).map(({ shape }) => shape);
+  const all = parameterSpecs(model).map((weight) => partShape(weight.shape, placement(weight).part));
   return {
     resident: count(all, divided.weights) + count(all, divided.gradients) + 2 * count(all, divided.moments),
     whole: (group: readonly Shape[]) => ({
@@ -105,25 +112,101 @@ function stateElements(model: ModelConfig, train: TrainConfig, strategy: Estimat
   };
 }
 
-/** Elements of an attention layer beyond its input, dy and the norm's rstd in what is held, saved and in forward. */
-function attentionElements(model: ModelConfig, memory: AttentionMemory, T: number) {
-  const { dim: D, heads: H, kvHeads: K, headDim: E } = model;
+/** Rows of a slice: this rank's, and those of all ranks whose rows are gathered. */
+interface SliceRows {
+  readonly own: number;
+  readonly all: number;
+  /** Rows that an exchange holds beside the own ones: all, or none where nothing is gathered. */
+  readonly exchanged: number;
+}
+
+/** What a rank computes: the widths of its weights, and the rows that it works on at a time. */
+interface ComputedPart {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly ffn: number;
+  readonly vocab: number;
+  /** Rows of attention, and of all mini-sequences together. */
+  readonly attentionRows: number;
+  /** Longest slice around attention. */
+  readonly attentionSlice: SliceRows;
+  /** Longest mini-sequence of the MLP. */
+  readonly mlpSlice: SliceRows;
+  /** Longest mini-sequence of the head. */
+  readonly headSlice: SliceRows;
+}
+
+function computedPart(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy): ComputedPart {
+  const { members, heads, kvHeads, placement, slices } = weightLayout(model, strategy);
+  const { rows, mlpChunks, headChunks } = chunkCounts(model, train, strategy);
+  const { positions } = strategy.partition(train.seqTokens);
+  const specs = parameterSpecs(model);
+  const widthOf = (suffix: string) => {
+    const weight = specs.find(({ name }) => name.endsWith(suffix))!;
+    return partShape(weight.shape, placement(weight).part)[0];
+  };
+  const sliceRows = (own: number, all: number) => ({ own, all, exchanged: members.length > 1 ? all : 0 });
+  const longest = (chunks: number) => {
+    const counts = rows.map((count) => longestChunk(count, chunks));
+    return sliceRows(counts[members.indexOf(strategy.rank)], counts.reduce((sum, count) => sum + count, 0));
+  };
+  const attentionSlices = slices({ batch: train.batch, positions })
+    .map((slice) => sliceRows(slice.end - slice.start, rowsOfSlice(slice)));
+  return {
+    heads,
+    kvHeads,
+    ffn: widthOf("gate_proj.weight"),
+    vocab: widthOf("embed_tokens.weight"),
+    attentionRows: attentionSlices.reduce((sum, { all }) => sum + all, 0),
+    attentionSlice: attentionSlices.reduce((longest, slice) => longest.all < slice.all ? slice : longest),
+    mlpSlice: longest(mlpChunks),
+    headSlice: longest(headChunks),
+  };
+}
+
+/** Elements of an attention layer beyond its input and dy in what is held, saved, in forward and in backward. */
+function attentionElements(
+  { dim: D, headDim: E }: ModelConfig,
+  { heads: H, kvHeads: K, attentionRows, attentionSlice: { own, exchanged } }: ComputedPart,
+  memory: AttentionMemory,
+  T: number,
+) {
+  const saved = memory.savedBytes / ELEMENT_BYTES;
   return {
     held: memory.heldBytes / ELEMENT_BYTES,
-    saved: memory.savedBytes / ELEMENT_BYTES,
-    forward: memory.forwardBytes / ELEMENT_BYTES,
+    saved,
+    forward: Math.max(
+      memory.forwardBytes / ELEMENT_BYTES,
+      saved + (T + exchanged) * D, // y, and a term of the sum over ranks that is added to it
+    ),
     backward: T + // rstd
       Math.max(
+        saved + attentionRows * H * E + exchanged * D, // dOut, and dy of all ranks
         memory.backwardBytes / ELEMENT_BYTES,
-        T * (H + 2 * K) * E + T * D, // dq, dk, dv, and the normed input
+        attentionRows * (H + 2 * K) * E + (own + exchanged) * D, // dq, dk, dv, and the normed input
       ),
   };
 }
 
 /** Elements of the MLP's mini-sequences beyond its input and dy. */
-function mlpBackwardElements({ dim: D, ffn: F }: ModelConfig, train: TrainConfig, T: number): number {
-  const C = longestChunk(T, mlpChunkCount(train.mlpChunks, T, D));
-  const projected = 1 + 2 * F; // rstd, gate, up of a row
-  const keptRows = recomputesMlp(train.recompute) ? C : T;
-  return keptRows * projected + C * Math.max(D, F); // normed input or gradient of the activation
+function mlpBackwardElements(
+  { dim: D }: ModelConfig,
+  { ffn: F, attentionRows, mlpSlice: { own, all, exchanged } }: ComputedPart,
+  train: TrainConfig,
+  T: number,
+): number {
+  const kept = recomputesMlp(train.recompute) ? own + 2 * F * all : T + 2 * F * attentionRows; // rstd, gate and up
+  // The gradient of the activation beside dy of all ranks, or the normed input, or its gradient beside a term of the sum.
+  return kept + exchanged * D + Math.max(all * F, own * D);
+}
+
+/** Elements of the head's mini-sequences beyond its input and dx. */
+function headElements(
+  { dim: D }: ModelConfig,
+  { vocab: V, headSlice: { own, all, exchanged } }: ComputedPart,
+  T: number,
+): number {
+  const slice = own * (1 + D) + all * V; // rstd, normed, logits
+  if (exchanged === 0) return slice + 2 * T; // labels, losses
+  return slice + exchanged * (D + 3); // normed input of all ranks, labels, log-sum-exp and logit at the label
 }

@@ -8,8 +8,9 @@
 import { parseHfConfig } from "../config/hf_config.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import { parameterSpecs } from "../model/parameters.ts";
-import { elementCount, sameShape } from "../tensor/shape.ts";
-import type { Segment } from "../transport/collectives.ts";
+import type { PartRuns } from "../sharding/weight_part.ts";
+import type { NamedShape } from "../strategy/tensor_parallel.ts";
+import { sameShape } from "../tensor/shape.ts";
 import { SafetensorsError, SafetensorsFile } from "./safetensors.ts";
 
 const CONFIG_FILE = "config.json";
@@ -38,14 +39,14 @@ export async function hasModelWeights(folder: string): Promise<boolean> {
 /**
  * Every weight of a model by its name, as f32.
  *
- * @param segment elements to read of a weight of `size` elements, in row-major order; all when left out
+ * @param kept elements to read of a weight; all when left out
  * @throws {SafetensorsError} when a file is malformed, or a weight is missing, unknown or of another shape
  * @throws {TypeError} when the list of shards is missing or malformed
  */
 export async function readModelWeights(
   folder: string,
   model: ModelConfig,
-  segment?: (size: number) => Segment,
+  kept?: (weight: NamedShape) => PartRuns,
 ): Promise<Map<string, Float32Array>> {
   const weights = new Map<string, Float32Array>();
   const wanted = new Map(parameterSpecs(model).map(({ name, shape }) => [name, shape]));
@@ -59,7 +60,7 @@ export async function readModelWeights(
         throw new SafetensorsError(path, `${name} has shape [${shape}], wanted [${wantedShape}] by config.json`);
       }
       if (weights.has(name)) throw new SafetensorsError(path, `an earlier file has weight ${name}, too`);
-      weights.set(name, await file.readFloats(name, segment?.(elementCount(shape))));
+      weights.set(name, await file.readFloats(name, kept?.({ name, shape })));
     }
   }
   for (const name of wanted.keys()) {

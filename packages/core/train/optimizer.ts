@@ -28,9 +28,10 @@ export interface Optimizer {
 /** AdamW in f32 with its moments on the device; 8 bytes for every element that this rank updates. */
 export function createAdamW(backend: Backend, states: ModelStates): Optimizer {
   const { ops } = backend;
-  const updated = states.own().map(({ value, gradient }) => ({
+  const updated = states.own().map(({ value, gradient, inNorm }) => ({
     value,
     gradient,
+    inNorm,
     m: zeros(backend, value.shape, "optimizer"),
     v: zeros(backend, value.shape, "optimizer"),
   }));
@@ -39,7 +40,9 @@ export function createAdamW(backend: Backend, states: ModelStates): Optimizer {
     async step(options: AdamWOptions, clipNorm: number): Promise<Tensor> {
       const clip = backend.empty([2], "scratch");
       using partials = zeros(backend, [PARTIAL_SUMS], "scratch");
-      for (const { gradient } of updated) ops.sumSquares(gradient, partials);
+      for (const { gradient, inNorm } of updated) {
+        if (inNorm) ops.sumSquares(gradient, partials);
+      }
       await states.sumSquares(partials);
       ops.clipFactor(partials, clip, clipNorm > 0 ? clipNorm : UNREACHABLE_NORM);
       for (const { value, gradient, m, v } of updated) {

@@ -9,7 +9,7 @@
  */
 
 import { elementCount, type Shape } from "../tensor/shape.ts";
-import type { Segment } from "../transport/collectives.ts";
+import { type PartRuns, partRuns } from "../sharding/weight_part.ts";
 
 /** A file is not a well-formed safetensors file; the message names the file and what is wrong with it. */
 export class SafetensorsError extends Error {
@@ -107,16 +107,16 @@ export class SafetensorsFile implements Disposable {
   /**
    * A tensor of floats (F32, F16 or BF16) as f32.
    *
-   * @param segment elements to read, in row-major order; all when left out
+   * @param runs runs of elements to read, in row-major order; all when left out
    * @throws {SafetensorsError} when there is none of that name, or it holds something else
    * @throws {RangeError} when it has no such elements
    */
-  async readFloats(name: string, segment?: Segment): Promise<Float32Array> {
+  async readFloats(name: string, runs?: PartRuns): Promise<Float32Array> {
     const { dtype } = this.entry(name);
     if (dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") {
       throw new SafetensorsError(this.path, `${name} is of type ${dtype}, wanted F32, F16 or BF16`);
     }
-    const bytes = await this.#read(name, segment);
+    const bytes = await this.#read(name, runs);
     if (dtype === "F32") return new Float32Array(bytes.buffer);
     if (dtype === "F16") return Float32Array.from(new Float16Array(bytes.buffer));
     return floatsOfBfloats(new Uint16Array(bytes.buffer));
@@ -148,18 +148,22 @@ export class SafetensorsFile implements Disposable {
     this.#file.close();
   }
 
-  async #read(name: string, segment?: Segment): Promise<Uint8Array<ArrayBuffer>> {
+  async #read(name: string, runs?: PartRuns): Promise<Uint8Array<ArrayBuffer>> {
     const { dtype, shape, startByte } = this.entry(name);
-    const size = elementCount(shape);
-    const { start, end } = segment ?? { start: 0, end: size };
-    if (!(start >= 0 && start <= end && end <= size)) {
-      throw new RangeError(`Cannot read elements ${start} to ${end} of ${name}: it has ${size}`);
+    const { start, count, length, stride } = runs ?? partRuns(shape);
+    const end = count === 0 ? start : start + (count - 1) * stride + length;
+    if (!(start >= 0 && length >= 0 && end <= elementCount(shape))) {
+      throw new RangeError(`Cannot read elements ${start} to ${end} of ${name}: it has ${elementCount(shape)}`);
     }
-    await this.#file.seek(this.#dataStart + startByte + start * DTYPE_BYTES[dtype], Deno.SeekMode.Start);
-    const bytes = new Uint8Array((end - start) * DTYPE_BYTES[dtype]);
-    const count = await fill(this.#file, bytes);
-    if (count === bytes.length) return bytes;
-    throw new SafetensorsError(this.path, `it ends ${bytes.length - count} bytes before the end of ${name}`);
+    const elementBytes = DTYPE_BYTES[dtype];
+    const runBytes = length * elementBytes;
+    const bytes = new Uint8Array(count * runBytes);
+    for (let run = 0; run < count; run++) {
+      await this.#file.seek(this.#dataStart + startByte + (start + run * stride) * elementBytes, Deno.SeekMode.Start);
+      const missing = runBytes - await fill(this.#file, bytes.subarray(run * runBytes, (run + 1) * runBytes));
+      if (missing > 0) throw new SafetensorsError(this.path, `it ends ${missing} bytes before the end of ${name}`);
+    }
+    return bytes;
   }
 }
 

@@ -7,14 +7,15 @@
 import type { Backend } from "../backend/backend.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
-import { headChunkCount, mlpChunkCount } from "../mini_sequence/chunk_plan.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
 import { checkDocuments, documentCount } from "../model/documents.ts";
 import { createParameters } from "../model/parameters.ts";
 import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
 import { createModelStates, type ModelStates } from "../sharding/model_states.ts";
+import { createSplitStates } from "../sharding/split_states.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { chunkCounts } from "./chunk_counts.ts";
 import { learningRateAt } from "./lr_schedule.ts";
 import { createAdamW, type Optimizer } from "./optimizer.ts";
 
@@ -91,8 +92,10 @@ export class Trainer implements Disposable {
     this.#strategy = strategy;
     this.#model = model;
     this.#train = train;
-    const localRows = train.batch * strategy.partition(train.seqTokens).positions[strategy.rank].length;
-    this.#states = createModelStates(backend, strategy, train.shard);
+    const { mlpChunks, headChunks } = chunkCounts(model, train, strategy);
+    this.#states = strategy.tensorParallel
+      ? createSplitStates(backend, strategy, strategy.tensorParallel(model), train.shard)
+      : createModelStates(backend, strategy, train.shard);
     const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states });
     this.#optimizer = createAdamW(backend, this.#states);
     this.#decoder = createDecoder({
@@ -101,8 +104,8 @@ export class Trainer implements Disposable {
       parameters,
       strategy,
       seqTokens: train.seqTokens,
-      mlpChunks: mlpChunkCount(train.mlpChunks, localRows, model.dim),
-      headChunks: headChunkCount(train.headChunks, model.vocab, model.dim),
+      mlpChunks,
+      headChunks,
       policy: train.recompute,
     });
   }

@@ -1,0 +1,135 @@
+/**
+ * Model states of a strategy whose ranks hold parts of the weights (tensor parallelism).
+ *
+ * @module
+ */
+
+import { type Backend, zeros } from "../backend/backend.ts";
+import type { ShardStage } from "../config/train_config.ts";
+import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
+import type { SequenceStrategy } from "../strategy/strategy.ts";
+import type { NamedShape, Placement, TensorParallel } from "../strategy/tensor_parallel.ts";
+import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
+import { elementCount, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import {
+  type CreateParameterOptions,
+  type ModelStates,
+  type OwnElements,
+  sumSquaresOverRanks,
+} from "./model_states.ts";
+import { partRuns, partShape, putPart } from "./weight_part.ts";
+
+/** A parameter of which this rank holds a part. */
+interface SplitParameter extends Parameter {
+  /** Dims of the whole weight. */
+  readonly shape: Shape;
+  readonly placement: Placement;
+  /** Flat handles for the update. */
+  readonly own: Omit<OwnElements, "inNorm">;
+}
+
+/**
+ * Refuses to divide states of a strategy whose ranks hold parts of the weights.
+ *
+ * @throws {UnsupportedTopologyError} when `shard` says so
+ */
+export function checkShard({ name }: Pick<SequenceStrategy, "name">, shard: ShardStage): void {
+  if (shard === "none") return;
+  throw new UnsupportedTopologyError(
+    `Cannot shard ${shard} under ${name}: its ranks hold parts of weights, gradients and moments already, wanted none`,
+  );
+}
+
+/** Nothing is ever gathered: layers compute with parts. */
+const PART_GROUP: ParameterGroup = {
+  prefetch: () => {},
+  withWeights: (compute) => compute(),
+  withGradients: (compute) => compute(),
+};
+
+/**
+ * Weights, gradients and moments in the parts that `split` names, on every rank that holds the same part.
+ *
+ * @throws {UnsupportedTopologyError} when `shard` divides states, too
+ */
+export function createSplitStates(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  split: TensorParallel,
+  shard: ShardStage,
+): ModelStates {
+  checkShard(strategy, shard);
+  const { rank, ranks } = strategy;
+  const all: SplitParameter[] = [];
+  const trained = () =>
+    all.flatMap((parameter) => parameter.gradient ? [{ ...parameter, gradient: parameter.gradient }] : []);
+
+  /** Sums each gradient over the ranks that hold the same part, in groups in the same order on all of them. */
+  async function reduceGradients(): Promise<void> {
+    const groups = Map.groupBy(trained(), ({ placement }) => placement.sharers.join());
+    for (const [, members] of [...groups].toSorted(([a], [b]) => b.length - a.length)) {
+      const { sharers } = members[0].placement;
+      if (sharers.length > 1) await split.sumOver(sharers, members.map(({ gradient }) => gradient));
+    }
+  }
+
+  /** A gradient from the parts of all ranks. */
+  async function assemble(weight: NamedShape, values: Float32Array, { part }: Placement): Promise<Float32Array> {
+    if (!part) return values;
+    const whole = new Float32Array(elementCount(weight.shape));
+    for (const [owner, other] of (await split.gatherValues(values)).entries()) {
+      putPart(other, whole, partRuns(weight.shape, split.placement(weight, owner).part));
+    }
+    return whole;
+  }
+
+  function clearGradients(): void {
+    for (const { gradient } of trained()) backend.ops.fill(gradient, 0);
+  }
+
+  return {
+    kept: (weight) => partRuns(weight.shape, split.placement(weight).part),
+
+    create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
+      const placement = split.placement({ name, shape });
+      const value = backend.empty(partShape(shape, placement.part), "weights");
+      initialize(value, partRuns(shape, placement.part));
+      const gradient = frozen ? undefined : zeros(backend, value.shape, "gradients");
+      const flat = (tensor: Tensor) => tensor.elements(0, tensor.size);
+      const own = { value: flat(value), gradient: flat(gradient ?? value) };
+      const parameter = { name, shape, value, gradient, placement, own };
+      all.push(parameter);
+      return parameter;
+    },
+
+    group: () => PART_GROUP,
+    own: () => trained().map(({ own, placement }) => ({ ...own, inNorm: placement.sharers[0] === rank })),
+    reduceGradients,
+    sumSquares: (partials) => ranks === 1 ? Promise.resolve() : sumSquaresOverRanks(backend, strategy, partials),
+
+    finishUpdate(): Promise<void> {
+      clearGradients();
+      return Promise.resolve();
+    },
+
+    async takeGradients(): Promise<Map<string, Float32Array>> {
+      await reduceGradients();
+      const gradients = trained();
+      const values = await backend.readAll(gradients.map(({ gradient }) => gradient));
+      clearGradients();
+      const wholes = new Map<string, Float32Array>();
+      for (const [i, { name, shape, placement }] of gradients.entries()) {
+        wholes.set(name, await assemble({ name, shape }, values[i], placement));
+      }
+      return wholes;
+    },
+
+    free(): void {
+      for (const { value, gradient, own } of all) {
+        [value, own.value, own.gradient].forEach((tensor) => tensor.free());
+        gradient?.free();
+      }
+    },
+  };
+}

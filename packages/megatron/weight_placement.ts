@@ -1,0 +1,90 @@
+/**
+ * Which part of which weight a rank holds (Shoeybi et al. 2019, section 3). Legend: R ranks, H query heads, K kv heads, E
+ * head dim, D model width, F MLP width, V vocabulary.
+ *
+ * Projections of q, k and v, gate and up are split by rows, whole heads at a time; those back to the width by columns;
+ * the embedding and the LM head by tokens of the vocabulary. Norms are held whole. Rank r has query heads r·H/R to
+ * (r+1)·H/R, and the kv heads that these read: K/R of its own where there are enough, else the one that it shares with
+ * R/K − 1 neighbours.
+ *
+ * @module
+ */
+
+import { type ModelConfig, type NamedShape, type Placement, segmentBounds, UnsupportedTopologyError } from "@mst/core";
+
+/** The dims that decide whether a model can be split. */
+export type SplitDims = Pick<ModelConfig, "heads" | "kvHeads" | "headDim" | "ffn" | "vocab">;
+
+/**
+ * Refuses a model whose weights cannot be split over ranks.
+ *
+ * @throws {UnsupportedTopologyError} when the query heads are no multiple of the ranks, when neither the kv heads are a
+ * multiple of the ranks nor the ranks a multiple of the kv heads, or when the MLP or the vocabulary is narrower than ranks
+ */
+export function checkMegatronTopology({ ffn, vocab, ...heads }: Omit<SplitDims, "headDim">, ranks: number): void {
+  checkHeads(heads, ranks);
+  for (const [what, width] of [["an MLP", ffn], ["a vocabulary", vocab]] as const) {
+    if (width < ranks) {
+      throw new UnsupportedTopologyError(
+        `Cannot split ${what} of width ${width} across ${ranks} ranks: every rank needs at least one column`,
+      );
+    }
+  }
+}
+
+/**
+ * Refuses heads that cannot be split over ranks.
+ *
+ * @throws {UnsupportedTopologyError} as {@linkcode checkMegatronTopology}
+ */
+export function checkHeads({ heads, kvHeads }: Pick<SplitDims, "heads" | "kvHeads">, ranks: number): void {
+  if (heads % ranks !== 0) {
+    throw new UnsupportedTopologyError(
+      `Cannot split ${heads} heads across ${ranks} ranks: heads must be a multiple of the ranks`,
+    );
+  }
+  if (kvHeads % ranks !== 0 && ranks % kvHeads !== 0) {
+    throw new UnsupportedTopologyError(
+      `Cannot split ${kvHeads} kv heads across ${ranks} ranks: ` +
+        "kv heads must be a multiple of the ranks, or the ranks a multiple of the kv heads",
+    );
+  }
+}
+
+/** Heads of one rank. */
+export function headsOfRank(
+  { heads, kvHeads }: Pick<SplitDims, "heads" | "kvHeads">,
+  ranks: number,
+): { heads: number; kvHeads: number } {
+  return { heads: heads / ranks, kvHeads: Math.max(1, kvHeads / ranks) };
+}
+
+/** How a projection of a name is split. */
+const PROJECTIONS = {
+  q_proj: { dim: 0, by: "heads" },
+  k_proj: { dim: 0, by: "kvHeads" },
+  v_proj: { dim: 0, by: "kvHeads" },
+  o_proj: { dim: 1, by: "heads" },
+  gate_proj: { dim: 0, by: "columns" },
+  up_proj: { dim: 0, by: "columns" },
+  down_proj: { dim: 1, by: "columns" },
+  embed_tokens: { dim: 0, by: "columns" },
+  lm_head: { dim: 0, by: "columns" },
+} as const;
+
+/**
+ * The part of a weight that rank `rank` of `ranks` holds. Widths that do not divide by the ranks are split into parts that
+ * differ by one.
+ */
+export function placementOf(weight: NamedShape, dims: SplitDims, rank: number, ranks: number): Placement {
+  const all = Array.from({ length: ranks }, (_, r) => r);
+  const split = PROJECTIONS[weight.name.split(".").at(-2) as keyof typeof PROJECTIONS];
+  if (!split) return { sharers: all };
+  const { dim, by } = split;
+  if (by === "columns") return { part: { dim, ...segmentBounds(weight.shape[dim], ranks, rank) }, sharers: [rank] };
+  const copies = Math.max(1, ranks / dims[by]); // ranks that hold the same heads
+  const own = Math.max(1, dims[by] / ranks) * dims.headDim;
+  const start = Math.floor(rank / copies) * own;
+  const sharers = all.filter((other) => Math.floor(other / copies) === Math.floor(rank / copies));
+  return { part: { dim, start, end: start + own }, sharers };
+}
