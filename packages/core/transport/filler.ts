@@ -8,7 +8,7 @@
  *
  * With TLS both ends leave it on, and what is written is buffered once more, where the end of a long message was seen to
  * stay until something else was written. So there every message is followed by a filler that fills a segment of a
- * network, and, after a while, by another.
+ * network, and, once the socket has taken all, by another.
  *
  * @module
  */
@@ -23,7 +23,7 @@ const LOOPBACK_SEGMENT_BYTES = 64 * 1024;
 /** Enough to fill a TCP segment of a network whose packets are as long as Ethernet's largest. */
 const NETWORK_SEGMENT_BYTES = 9000;
 
-/** How long after a message the second filler follows, in milliseconds. */
+/** Milliseconds between looks at whether the socket has taken all. */
 const NUDGE_MS = 50;
 
 const ZEROS = new Uint8Array(LOOPBACK_SEGMENT_BYTES);
@@ -39,25 +39,30 @@ export function fillerAfter(frameBytes: number, local: boolean): Uint8Array<Arra
   return encodeControlFrame("filler", ZEROS.subarray(frameBytes, segmentBytes));
 }
 
+/** What an {@linkcode EncryptedPush} pushes. */
+export interface PushedSocket {
+  /** Bytes that the socket has not taken. */
+  readonly bufferedAmount: number;
+  /** Sends a filler, unless nothing may follow any more. */
+  sendFiller(filler: Uint8Array<ArrayBuffer>): void;
+}
+
 /** Pushes messages out of an encrypted socket. */
 export class EncryptedPush {
-  readonly #send: (filler: Uint8Array<ArrayBuffer>) => void;
+  readonly #socket: PushedSocket;
   readonly #filler: Uint8Array<ArrayBuffer>;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #hasSent = false;
 
-  /**
-   * @param send sends a filler, unless the socket is closed
-   * @param local whether the link stays on this machine
-   */
-  constructor(send: (filler: Uint8Array<ArrayBuffer>) => void, local: boolean) {
-    this.#send = send;
+  /** @param local whether the link stays on this machine */
+  constructor(socket: PushedSocket, local: boolean) {
+    this.#socket = socket;
     this.#filler = encodeControlFrame("filler", local ? ZEROS : ZEROS.subarray(0, NETWORK_SEGMENT_BYTES));
   }
 
   /** A message was sent. */
   message(): void {
-    this.#send(this.#filler);
+    this.#socket.sendFiller(this.#filler);
     this.#hasSent = true;
     this.#timer ??= setTimeout(() => this.#nudge(), NUDGE_MS);
   }
@@ -68,11 +73,11 @@ export class EncryptedPush {
     this.#hasSent = false;
   }
 
-  /** One more filler after the last message; the timer runs only while messages are sent. */
+  /** One more filler behind the last message; the timer runs only while messages are sent. */
   #nudge(): void {
     this.#timer = this.#hasSent ? setTimeout(() => this.#nudge(), NUDGE_MS) : undefined;
-    if (!this.#hasSent) return;
-    this.#send(this.#filler);
+    if (!this.#hasSent || this.#socket.bufferedAmount > 0) return;
+    this.#socket.sendFiller(this.#filler);
     this.#hasSent = false;
   }
 }

@@ -5,7 +5,7 @@
  */
 import { decodeAbort, encodeAbort } from "./control_payload.ts";
 import { FrameError, type PeerFailure } from "./errors.ts";
-import { EncryptedPush, fillerAfter } from "./filler.ts";
+import { EncryptedPush, fillerAfter, type PushedSocket } from "./filler.ts";
 import { encodeControlFrame, encodeFrame, encodeHead, type Frame, frameBytes, type FrameKind } from "./frame.ts";
 import { MAX_FRAME_PAYLOAD_BYTES } from "./frame.ts";
 import { FrameReader } from "./frame_reader.ts";
@@ -81,7 +81,7 @@ export class PeerLink extends BaseLink {
     this.#socket = socket;
     this.#accepted = accepted;
     this.#local = local;
-    if (encrypted) this.#push = new EncryptedPush((filler) => this.#sendFiller(filler), local);
+    if (encrypted) this.#push = new EncryptedPush(this.#pushed(), local);
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#disconnect(event.code);
@@ -182,9 +182,17 @@ export class PeerLink extends BaseLink {
     return copy;
   }
 
-  /** A filler between a goodbye or an abort and the end would be one frame too many. */
-  #sendFiller(filler: Uint8Array<ArrayBuffer>): void {
-    if (!this.#saidLast && this.#socket.readyState === WebSocket.OPEN) this.#socket.send(filler);
+  #pushed(): PushedSocket {
+    const socket = this.#socket;
+    return {
+      get bufferedAmount() {
+        return socket.bufferedAmount;
+      },
+      // One between a goodbye or an abort and the end would be one frame too many.
+      sendFiller: (filler) => {
+        if (!this.#saidLast && socket.readyState === WebSocket.OPEN) socket.send(filler);
+      },
+    };
   }
 
   /** Waits until the socket has room, polling since sockets have no event for it. */
