@@ -55,6 +55,8 @@ interface StrategyEntry {
   readonly isParallel: boolean;
   /** Placements that it offers; none where there is nothing to choose. */
   readonly placements: readonly Placement[];
+  /** Whether its ranks hold parts of the weights, so that sharding has nothing left to divide. */
+  readonly splitsWeights?: boolean;
   /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size, sharding and model. */
   readonly check: (topology: Topology, train: Pick<TrainConfig, "seqTokens" | "shard">, model: ModelConfig) => void;
   /** Arranges the ranks of a hybrid where the user does not; absent for strategies of one axis. */
@@ -78,6 +80,7 @@ const STRATEGIES = {
   megatron: {
     isParallel: true,
     placements: [],
+    splitsWeights: true,
     check: ({ ranks }, { seqTokens, shard }, model) => {
       contiguousPartition(seqTokens, ranks);
       checkMegatronTopology(model, ranks);

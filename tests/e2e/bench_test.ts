@@ -129,7 +129,7 @@ Deno.test("--memory-budget is kept, and a run that needs more ends with what it 
 });
 
 Deno.test("--compare-strategies puts every strategy beside one rank, at two lengths, in one table", async () => {
-  const args = [...REFERENCE, "--compare-strategies", "--ranks=3", "--seq=24", "--steps=2", "--shard=optimizer"];
+  const args = [...REFERENCE, "--compare-strategies", "--ranks=3", "--seq=24", "--steps=2", "--shard=weights"];
   const { report, stdout } = await benchReport(args);
   const parallel = STRATEGY_NAMES.filter((name) => name !== "single");
   assertEquals(report.runs.map(({ config }) => config.strategy), [24, 48].flatMap(() => ["single", ...parallel]));

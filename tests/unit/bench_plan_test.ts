@@ -135,7 +135,8 @@ Deno.test("a folder gives shape and weights, and overrides leave only its shape"
 });
 
 Deno.test("--compare-strategies plans one rank and every parallel strategy, at two lengths", async () => {
-  const args = "--compare-strategies --model=tiny --seq=100 --ranks=3 --placement=contiguous --memory-budget=1MiB";
+  const args = "--compare-strategies --model=tiny --seq=100 --ranks=3 --placement=contiguous --memory-budget=1MiB " +
+    "--shard=weights";
   const { run, mode, runs } = await plan(args.split(" "));
   assertEquals([mode, run.strategy, run.ranks, run.memoryBudgetBytes, run.train.steps], [
     "compare-strategies",
@@ -154,6 +155,7 @@ Deno.test("--compare-strategies plans one rank and every parallel strategy, at t
   );
   const find = (strategy: string) => runs.find(({ config }) => config.strategy === strategy)!;
   assertEquals([find("ring").config.placement, find("ulysses").config.placement], ["contiguous", "zigzag"]);
+  assertEquals([find("ring").config.train.shard, find("megatron").config.train.shard], ["weights", "none"]);
   assertEquals([find("usp").name, find("usp").config.mesh], ["usp 1 x 3", { ulysses: 1, ring: 3 }]);
   assertStringIncludes(find("ulysses").unsupported!, "Cannot split 4 heads across 3 ranks");
   assertEquals(find("ring").unsupported, undefined);

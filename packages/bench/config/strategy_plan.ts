@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ModelConfig } from "@mst/core";
+import type { ModelConfig, TrainConfig } from "@mst/core";
 import type { BenchFlags } from "../cli/flags.ts";
 import { STRATEGY_NAMES, strategyEntry, type StrategyName } from "../scenario.ts";
 import type { PlannedRun, RunConfig } from "./run_config.ts";
@@ -15,7 +15,7 @@ const LENGTHS = [1, 2] as const;
 
 /**
  * One rank, then every strategy that runs on several, at the length of `single` and at twice that. What a strategy cannot
- * serve is planned with the reason.
+ * serve is planned with the reason. Sharding applies where weights are whole.
  *
  * @param single the control: the same run on one rank, without a memory budget
  * @throws {UsageError} when ranks and axes contradict each other
@@ -33,11 +33,13 @@ export function planStrategies(single: RunConfig, flags: BenchFlags, gpus: reado
 }
 
 function planned(control: RunConfig, topology: NamedTopology, flags: BenchFlags): PlannedRun {
-  const config: RunConfig = { ...control, ...topology, memoryBudgetBytes: flags["memory-budget"] };
-  const { strategy, mesh, train, model } = config;
+  const { strategy, mesh } = topology;
+  const { check, splitsWeights } = strategyEntry(strategy);
+  const train: TrainConfig = splitsWeights ? { ...control.train, shard: "none" } : control.train;
+  const config: RunConfig = { ...control, ...topology, train, memoryBudgetBytes: flags["memory-budget"] };
   const name = mesh ? `${strategy} ${mesh.ulysses} x ${mesh.ring}` : strategy;
   try {
-    strategyEntry(strategy).check(config, train, model);
+    check(config, train, config.model);
     return { name, config };
   } catch (error) {
     if (error instanceof RangeError) return { name, config, unsupported: error.message };

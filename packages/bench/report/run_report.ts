@@ -30,12 +30,14 @@ export function describePlan({ mode, run, runs }: BenchPlan): string {
 
 /** What the runs of `--compare-strategies` have in common, in a line. */
 export function describeComparison(runs: readonly PlannedRun[]): string {
-  const { config } = runs.at(-1)!;
-  const { ranks, train } = config;
+  const { ranks, memoryBudgetBytes } = runs.at(-1)!.config;
+  const config = { ...runs[0].config, memoryBudgetBytes };
+  const { train } = config;
+  const shard = train.shard === "none" ? "none" : `${train.shard} where weights are whole`;
   return [
     `strategies over ${ranks} ranks`,
     describeModel(config),
-    `recompute ${train.recompute}, shard ${train.shard}${train.packed ? ", packed" : ""}`,
+    `recompute ${train.recompute}, shard ${shard}${train.packed ? ", packed" : ""}`,
     describeDevice(config),
   ].join("; ");
 }
