@@ -121,4 +121,4 @@ export { release } from "./transport/release.ts";
 export { SharedMemory } from "./transport/shared_memory.ts";
 export { statsSince } from "./transport/stats.ts";
 export { subgroup } from "./transport/subgroup.ts";
-export { connectWorkerGroup } from "./transport/worker_group.ts";
+export { connectWorkerGroup, type WorkerGroupOptions } from "./transport/worker_group.ts";

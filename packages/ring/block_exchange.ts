@@ -66,20 +66,19 @@ export function createBlockExchange(
   const previous = (rank + size - 1) % size;
 
   /** Sends pieces as they come, and drops its handles on them. */
-  async function send(block: HostBlock, label: string): Promise<void> {
-    const sends: Promise<void>[] = [];
-    for (const coming of block) {
+  async function send(block: HostBlock, what: string, round: number): Promise<void> {
+    await Promise.all(block.map(async (coming, i) => {
       const piece = await coming;
-      sends.push(handled(group.send(next, bytesOf(piece.values), label).then(() => piece.free())));
-    }
-    await Promise.all(sends);
+      await group.send(next, bytesOf(piece.values), labelOf(what, round, i));
+      piece.free();
+    }));
   }
 
   /** Receives the pieces of the block, or of the sum for it, that comes in a round. */
   function receive(what: string, round: number): HostBlock {
     const owner = (rank - round + size) % size;
-    const pieces = pairSpans(elements[owner]).map(() =>
-      handled(group.recv(previous, `${what}, round ${round}`).then(HostPiece.received))
+    const pieces = pairSpans(elements[owner]).map((_, i) =>
+      handled(group.recv(previous, labelOf(what, round, i)).then(HostPiece.received))
     );
     handled(clock.exchange(() => Promise.all(pieces)));
     return pieces;
@@ -111,7 +110,7 @@ export function createBlockExchange(
       const blocks = [own];
       for (let round = 1; round < size; round++) {
         const shared = blocks[round - 1].map((coming) => handled(coming.then((piece) => piece.share())));
-        handled(clock.exchange(() => send(shared, `${what}, round ${round}`)));
+        handled(clock.exchange(() => send(shared, what, round)));
         blocks.push(receive(what, round));
       }
       return blocks.slice(1);
@@ -120,11 +119,16 @@ export function createBlockExchange(
     addAndPass(what: string, round: number, part: HostBlock): Promise<void> {
       const earlier = round > 1 ? receive(what, round) : undefined;
       const sums = part.map((coming, i) => handled(earlier ? addInto(coming, earlier[i]) : coming));
-      return handled(clock.exchange(() => send(sums, `${what}, round ${round + 1}`)));
+      return handled(clock.exchange(() => send(sums, what, round + 1)));
     },
 
     collect: (what) => receive(what, size),
   };
+}
+
+/** Each piece has a label of its own, so that the threads of a group can share them. */
+function labelOf(what: string, round: number, piece: number): string {
+  return `${what}, round ${round}, piece ${piece}`;
 }
 
 /** Adds what earlier ranks have to this rank's part, which is then the sum. */

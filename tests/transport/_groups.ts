@@ -35,8 +35,13 @@ export const TRANSPORTS: readonly Transport[] = [
   { name: "sockets", sizes: [1, 2, 3, 4, 5], create: connectGroups },
   {
     name: "workers",
-    sizes: [1, 2, 3, 5],
+    sizes: [2, 3, 5],
     create: (size, options) => connectGroups(size, options, connectWorkerGroup),
+  },
+  {
+    name: "several workers",
+    sizes: [3],
+    create: (size, options) => connectGroups(size, options, (rank) => connectWorkerGroup({ ...rank, workers: 2 })),
   },
 ];
 

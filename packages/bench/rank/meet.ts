@@ -18,6 +18,9 @@ export interface MeetOptions {
   readonly emit: (event: RankEvent) => void;
 }
 
+/** Cores of a rank's own from which on two threads share its exchange: one is busy with copying long before a link is full. */
+const CORES_FOR_TWO_WORKERS = 4;
+
 /** Joins the run; resolves to the group of all ranks. */
 export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promise<ProcessGroup> {
   const { rank, token, job, meeting } = order;
@@ -27,6 +30,7 @@ export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promis
     size: ranks,
     token,
     timeoutMs: timeoutSeconds * 1000,
+    workers: !meeting && navigator.hardwareConcurrency >= CORES_FOR_TWO_WORKERS * ranks ? 2 : 1,
     ...(meeting ? acrossHosts(rank, meeting, emit) : await onThisHost(rank, nextOrder, emit)),
   });
 }

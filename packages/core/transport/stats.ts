@@ -53,3 +53,15 @@ export function statsSince(later: TransportStats, earlier: TransportStats): Tran
     collectives,
   };
 }
+
+/** What two groups have exchanged together. */
+export function addStats(one: TransportStats, other: TransportStats): TransportStats {
+  const collectives: Record<string, number> = { ...one.collectives };
+  for (const [name, count] of Object.entries(other.collectives)) collectives[name] = (collectives[name] ?? 0) + count;
+  return {
+    bytesSent: one.bytesSent + other.bytesSent,
+    bytesReceived: one.bytesReceived + other.bytesReceived,
+    messagesSent: one.messagesSent + other.messagesSent,
+    collectives,
+  };
+}

@@ -7,6 +7,7 @@
 import { checkConnectOptions, type ConnectOptions } from "./connect_options.ts";
 import { PeerError, type PeerFailure, type PeerOperation } from "./errors.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
+import { connectLanes } from "./lane_group.ts";
 import { connectProcessGroup } from "./rendezvous.ts";
 import { isShared, SharedMemory } from "./shared_memory.ts";
 import { StatsCounter } from "./stats.ts";
@@ -25,6 +26,15 @@ type Bytes = Uint8Array<ArrayBuffer>;
 type Arguments<Method extends WorkerMethod> = Parameters<ProcessGroup[Method]>;
 type Result<Method extends WorkerMethod> = Awaited<ReturnType<ProcessGroup[Method]>>;
 
+/** Options of {@linkcode connectWorkerGroup}. */
+export interface WorkerGroupOptions extends ConnectOptions {
+  /**
+   * Workers of this rank, the same number on all. Each has sockets of its own and carries out a share of the calls, so
+   * that more than one pays where there are cores for them and messages are long. 1 by default.
+   */
+  readonly workers?: number;
+}
+
 /**
  * As `connectProcessGroup`, with the group in a worker. Arrays in shared memory are sent, and summed in place, where they
  * lie; others are copied there first. What is received comes without a copy.
@@ -34,11 +44,20 @@ type Result<Method extends WorkerMethod> = Awaited<ReturnType<ProcessGroup[Metho
  *
  * The process needs the permissions to read this folder and to use the network.
  *
- * @throws what `connectProcessGroup` throws
+ * @throws what `connectProcessGroup` throws, and a RangeError for a number of workers that makes no sense
  */
-export async function connectWorkerGroup(options: ConnectOptions): Promise<ProcessGroup> {
+export async function connectWorkerGroup(
+  { workers = 1, ...options }: WorkerGroupOptions,
+): Promise<ProcessGroup> {
   checkConnectOptions(options);
+  if (!Number.isInteger(workers) || workers < 1) {
+    throw new RangeError(`Cannot exchange through ${workers} workers: wanted 1 or more`);
+  }
   if (options.size === 1) return await connectProcessGroup(options);
+  return await connectLanes(connectWorker, options, workers);
+}
+
+async function connectWorker(options: ConnectOptions): Promise<ProcessGroup> {
   // deno-lint-ignore no-undef
   const worker = new Worker(import.meta.resolve("./worker_main.ts"), { type: "module", name: "transport" });
   const group = new WorkerGroup(worker, options);
