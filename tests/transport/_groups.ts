@@ -22,6 +22,8 @@ export interface Transport {
   readonly name: string;
   /** Numbers of ranks that the conformance cases are run with. */
   readonly sizes: readonly number[];
+  /** Whether each rank has threads of its own, so that nothing orders what different ranks say. */
+  readonly threads: boolean;
   create(size: number, options?: { timeoutMs?: number }): Promise<ProcessGroup[]>;
 }
 
@@ -30,17 +32,20 @@ export const TRANSPORTS: readonly Transport[] = [
   {
     name: "loopback",
     sizes: [1, 2, 3, 4, 5],
+    threads: false,
     create: (size, options) => Promise.resolve(createLoopbackGroups(size, options)),
   },
-  { name: "sockets", sizes: [1, 2, 3, 4, 5], create: connectGroups },
+  { name: "sockets", sizes: [1, 2, 3, 4, 5], threads: false, create: connectGroups },
   {
     name: "workers",
     sizes: [2, 3, 5],
+    threads: true,
     create: (size, options) => connectGroups(size, options, connectWorkerGroup),
   },
   {
     name: "several workers",
     sizes: [3],
+    threads: true,
     create: (size, options) => connectGroups(size, options, (rank) => connectWorkerGroup({ ...rank, workers: 2 })),
   },
 ];

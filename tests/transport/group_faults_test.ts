@@ -13,15 +13,17 @@ for (const transport of TRANSPORTS) {
       await delay(20);
       groups[2].abort(new TypeError("the disk is full"));
       const errors = await Promise.all(pending);
-      assertEquals(errors.map((error) => error.message), [
-        `Rank 2 aborted the run during recv "activations" with rank 0 at step 7: TypeError: the disk is full`,
-        `Rank 2 aborted the run during recv "activations" with rank 1 at step 7: TypeError: the disk is full`,
-        `Rank 2 aborted the run during recv "activations" at step 7: TypeError: the disk is full`,
-      ]);
-      for (const { kind, peer, origin, step, operation } of errors) {
-        assertEquals([kind, peer, origin, step, operation], ["aborted", 2, 2, 7, `recv "activations"`]);
+      for (const [i, { message, kind, peer, origin, step, operation }] of errors.entries()) {
+        // Where ranks run in threads of their own, another one may pass the news on before rank 2 itself is heard.
+        if (!transport.threads) assertEquals(peer, 2);
+        const other = peer === i ? "" : ` with rank ${i}`;
+        assertEquals(
+          message,
+          `Rank ${peer} aborted the run during recv "activations"${other} at step 7: TypeError: the disk is full`,
+        );
+        assertEquals([kind, origin, step, operation], ["aborted", 2, 7, `recv "activations"`]);
       }
-      await assertRejects(() => groups[0].allReduce(new Float32Array(1)), PeerError, "Rank 2 aborted the run during");
+      await assertRejects(() => groups[0].allReduce(new Float32Array(1)), PeerError, "TypeError: the disk is full");
       for (const { signal } of groups) assert(signal.reason instanceof PeerError);
       groups[2].abort(new Error("again"));
       groups[0].abort(new Error("after the end"));
