@@ -52,6 +52,7 @@ export interface PhaseOrder {
 
 /** What a rank tells. */
 export type PhaseEvent =
+  | { readonly type: "ready" }
   | { readonly type: "stopped" }
   | { readonly type: "ended"; readonly name: string; readonly message: string; readonly origin?: number };
 
@@ -64,7 +65,13 @@ const CALLS: Partial<Record<Phase, readonly string[]>> = {
   "weight gathering": ["gatherWeights", "allGather"],
 };
 
-const MODEL = tinyModel({ layers: 1, dim: 24, heads: 6, kvHeads: 6, ffn: 24, vocab: 48 });
+/**
+ * Calls with which a step begins: the first of them needs nothing of the others, who may not have ended the step before;
+ * the second comes once all have had their part in the first.
+ */
+const AT_THE_START: readonly string[] = ["forward", "allGather"];
+
+const MODEL = tinyModel({ layers: 2, dim: 24, heads: 6, kvHeads: 6, ffn: 24, vocab: 48 });
 const TRAIN = { seqTokens: 24, steps: 1_000_000 };
 
 /** Lets `stop` come before the first call of the phase in the step. */
@@ -72,7 +79,7 @@ class StopAt {
   readonly #phase: Phase | undefined;
   readonly #stop: () => Promise<void>;
   #step = 0;
-  #done = false;
+  #calls = 0;
 
   constructor(phase: Phase | undefined, stop: () => Promise<void>) {
     this.#phase = phase;
@@ -93,7 +100,7 @@ class StopAt {
         const method = Reflect.get(target, name, target);
         if (name !== "forward" && name !== "backward") return method.bind(target);
         return async (...args: unknown[]) => {
-          await this.#reach(name);
+          await this.#reach(name, name);
           return await method.apply(target, args);
         };
       },
@@ -109,16 +116,16 @@ class StopAt {
         return (...args: unknown[]) => {
           if (name === "beginStep") this.#step = args[0] as number;
           if (!calls.includes(String(name))) return convert(String(name), value.apply(target, args));
-          return this.#reach(this.#phase!).then(() => value.apply(target, args));
+          return this.#reach(this.#phase!, String(name)).then(() => value.apply(target, args));
         };
       },
     });
   }
 
-  async #reach(phase: Phase): Promise<void> {
-    if (this.#done || phase !== this.#phase || this.#step !== STOP_STEP) return;
-    this.#done = true;
-    await this.#stop();
+  async #reach(phase: Phase, call: string): Promise<void> {
+    if (phase !== this.#phase || this.#step !== STOP_STEP) return;
+    this.#calls += 1;
+    if (this.#calls === (AT_THE_START.includes(call) ? 2 : 1)) await this.#stop();
   }
 }
 
@@ -169,6 +176,7 @@ async function train({ strategy: name, mesh, shard, stopIn }: PhaseOrder, group:
 }
 
 if (import.meta.main) {
+  tell({ type: "ready" });
   while (true) {
     try {
       await run(await nextLine() as PhaseOrder);

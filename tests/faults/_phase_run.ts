@@ -35,6 +35,8 @@ export interface PhaseOutcome {
 
 /** A process that is a rank of one run after the other. */
 class PhaseProcess {
+  /** Resolves once it takes orders. */
+  readonly ready: Promise<unknown>;
   readonly #child: Deno.ChildProcess;
   readonly #stdin: WritableStreamDefaultWriter<Uint8Array>;
   readonly #events: AsyncGenerator<string>;
@@ -47,6 +49,7 @@ class PhaseProcess {
     }).spawn();
     this.#stdin = this.#child.stdin.getWriter();
     this.#events = linesOf(this.#child.stdout);
+    this.ready = this.nextEvent("ready");
   }
 
   tell(line: unknown): void {
@@ -88,6 +91,7 @@ export class PhaseProcesses implements AsyncDisposable {
     const ranks = Array.from({ length: size }, () => this.#idle.pop() ?? new PhaseProcess());
     const proxies: LinkProxy[] = [];
     try {
+      await Promise.all(ranks.map(({ ready }) => ready));
       ranks.forEach((process, rank) => process.tell(orderFor(rank, fault, proxies)));
       await ranks[victim].nextEvent("stopped");
       const startMs = performance.now();
@@ -141,8 +145,8 @@ function orderFor(rank: number, fault: PhaseFault, proxies: LinkProxy[]): PhaseO
     mesh,
     shard,
     timeoutMs,
-    // A busy machine takes its time to start processes, which is no part of what is tested.
-    rendezvousMs: phase === "rendezvous" ? 2 * timeoutMs : 30_000,
+    // A busy machine takes its time, which is no part of what is tested; rank 0 is to be the first to give up.
+    rendezvousMs: phase === "rendezvous" && (rank === 0 || rank === victim) ? 2 * timeoutMs : 30_000,
     ...(rank === 0 ? { port } : { rendezvous: isCut ? through(port) : `ws://127.0.0.1:${port}` }),
     ...(ownPort !== undefined && { port: ownPort, advertise: through(ownPort) }),
     ...(rank === victim && { stopIn: phase }),
