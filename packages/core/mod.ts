@@ -59,7 +59,6 @@ export {
   type OwnElements,
 } from "./sharding/model_states.ts";
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
-export { exchangeParts } from "./strategy/exchange_parts.ts";
 export { checkShard } from "./sharding/split_states.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";

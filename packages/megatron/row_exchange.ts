@@ -6,12 +6,14 @@
  */
 
 import {
+  addFloats,
   type Backend,
   type ExchangeClock,
-  exchangeParts,
   type GatheredRows,
   type ProcessGroup,
+  release,
   Scope,
+  SharedMemory,
   type Tensor,
   tensorFrom,
 } from "@mst/core";
@@ -45,23 +47,27 @@ export interface RowExchange {
 export function createRowExchange({ backend, group, clock }: RowExchangeOptions): RowExchange {
   const { ops } = backend;
   const { rank } = group;
+  const memory = new SharedMemory();
 
   async function exchange(parts: readonly Float32Array[]): Promise<Float32Array[]> {
     const messages = parts.map((part, to) => to === rank ? new Uint8Array(0) : bytesOf(part));
-    const received = await clock.exchange(() => exchangeParts(group, messages));
+    const received = await clock.exchange(() => group.allToAll(messages));
     return received.map((bytes, from) => from === rank ? parts[rank] : new Float32Array(bytes.buffer));
   }
 
   async function gather(x: Tensor): Promise<GatheredRows> {
     using scope = new Scope();
     const [own, dim] = x.shape;
-    const values = await backend.read(x);
+    const values = memory.floats(x.size);
+    await backend.readAll([x], [values]);
     const parts = await exchange(Array.from({ length: group.size }, () => values));
+    memory.give(values);
     const counts = parts.map((part, from) => from === rank ? own : part.length / dim);
     const all = scope.own(backend.empty([counts.reduce((sum, count) => sum + count, 0), dim], "communication"));
     eachRank(all, counts, (rows, from) => {
-      if (from === rank) ops.copy(x, rows);
-      else backend.write(rows, parts[from]);
+      if (from === rank) return ops.copy(x, rows);
+      backend.write(rows, parts[from]);
+      release(parts[from]);
     });
     return { all: scope.release(all), counts };
   }
@@ -73,14 +79,21 @@ export function createRowExchange({ backend, group, clock }: RowExchangeOptions)
     { accumulate = false }: { readonly accumulate?: boolean } = {},
   ): Promise<void> {
     const [own, dim] = out.shape;
-    const received = await exchange(await readTerms());
+    const read = await readTerms();
+    const outgoing = read.values();
+    const received = await exchange(counts.map((_, to) => to === rank ? new Float32Array(0) : outgoing.next().value!));
+    read.forEach((values) => memory.give(values));
     const [sum, ...others] = received.filter((_, from) => from !== rank);
-    for (const other of others) addTo(sum, other);
+    for (const other of others) {
+      addFloats(sum, other, sum);
+      release(other);
+    }
     using terms = tensorFrom(backend, sum, [own, dim], "communication");
+    release(sum);
     ops.add(terms, out);
 
     /** Adds the own rows of this rank's term, and reads those of the others. */
-    async function readTerms(): Promise<Float32Array[]> {
+    async function readTerms(): Promise<Float32Array<SharedArrayBuffer>[]> {
       using scope = new Scope();
       const term = scope.own(backend.empty([counts.reduce((sum, count) => sum + count, 0), dim], "communication"));
       produce(term, false);
@@ -90,8 +103,9 @@ export function createRowExchange({ backend, group, clock }: RowExchangeOptions)
         else if (accumulate) ops.add(rows, out);
         else ops.copy(rows, out);
       });
-      const values = await backend.readAll(others);
-      return counts.map((_, to) => to === rank ? new Float32Array(0) : values.shift()!);
+      const into = others.map(({ size }) => memory.floats(size));
+      await backend.readAll(others, into);
+      return into;
     }
   }
 
@@ -106,10 +120,6 @@ function eachRank(all: Tensor, counts: readonly number[], use: (rows: Tensor, ra
     use(rows, rank);
     start += count;
   }
-}
-
-function addTo(sum: Float32Array, term: Float32Array): void {
-  for (let i = 0; i < sum.length; i++) sum[i] += term[i];
 }
 
 function bytesOf(values: Float32Array): Uint8Array {

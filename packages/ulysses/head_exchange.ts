@@ -10,10 +10,11 @@
 import {
   type Backend,
   type ExchangeClock,
-  exchangeParts,
   type ProcessGroup,
+  release,
   Scope,
   type Shape,
+  type SharedMemory,
   type Tensor,
   tensorFrom,
   type TokenPartition,
@@ -28,6 +29,8 @@ export interface HeadExchangeOptions {
   readonly group: ProcessGroup;
   /** Measures for how long ranks exchange. */
   readonly clock: ExchangeClock;
+  /** Memory of the host that parts are read into. */
+  readonly memory: SharedMemory;
   /** Sequences in the batch. */
   readonly batch: number;
   /** Positions of every rank: one contiguous block each, in rank order. */
@@ -56,7 +59,7 @@ interface Destination {
 
 /** Exchanges of one micro-batch. */
 export function createHeadExchange(
-  { backend, group, clock, batch, partition: { seqTokens, positions } }: HeadExchangeOptions,
+  { backend, group, clock, memory, batch, partition: { seqTokens, positions } }: HeadExchangeOptions,
 ): HeadExchange {
   const { ops } = backend;
   const { rank, size } = group;
@@ -91,11 +94,14 @@ export function createHeadExchange(
     using scope = new Scope();
     const ownPart = scope.own(parts[rank]);
     const others = parts.filter((part) => part !== ownPart);
-    const reading = backend.readAll(others);
+    const values = others.map(({ size }) => memory.floats(size));
+    const reading = backend.readAll(others, values);
     others.forEach((part) => part.free());
-    const values = await reading;
-    const messages = parts.map((part) => part === ownPart ? new Uint8Array(0) : bytesOf(values.shift()!));
-    const received = await clock.exchange(() => exchangeParts(group, messages));
+    await reading;
+    const outgoing = values.values();
+    const messages = parts.map((part) => part === ownPart ? new Uint8Array(0) : bytesOf(outgoing.next().value!));
+    const received = await clock.exchange(() => group.allToAll(messages));
+    values.forEach((array) => memory.give(array));
 
     const results = shapes.map((shape) => scope.own(backend.empty(shape, "activations")));
     for (const from of ranks) {
@@ -106,7 +112,9 @@ export function createHeadExchange(
   }
 
   function upload(bytes: Uint8Array<ArrayBuffer>, elements: number): Tensor {
-    return tensorFrom(backend, new Float32Array(bytes.buffer), [elements], "communication");
+    const part = tensorFrom(backend, new Float32Array(bytes.buffer), [elements], "communication");
+    release(bytes);
+    return part;
   }
 
   /** Calls `use` for each sequence with the rows of one rank's tokens: in a matrix of all tokens, and in its own block. */

@@ -18,6 +18,7 @@ import {
   positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
+  SharedMemory,
   subgroup,
   type TokenPartition,
   UnsupportedTopologyError,
@@ -59,6 +60,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
     );
   }
   const clock = new ExchangeClock();
+  const memory = new SharedMemory();
   const weights = createReplicatedWeights(backend, group, clock);
   const first = inner.rank * ranks;
   const trading = subgroup(group, Array.from({ length: ranks }, (_, i) => first + i));
@@ -70,7 +72,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
     attention: (shape, { seqTokens }, documentStarts) =>
       ranks === 1
         ? inner.attention(shape, inner.partition(seqTokens), documentStarts)
-        : createNestedAttention({ backend, group: trading, clock, shape, seqTokens, inner, documentStarts }),
+        : createNestedAttention({ backend, group: trading, clock, memory, shape, seqTokens, inner, documentStarts }),
     attentionMemory: (shape, { seqTokens }, options) =>
       ranks === 1
         ? inner.attentionMemory(shape, inner.partition(seqTokens), options)
@@ -84,6 +86,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
 
 function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStrategy {
   const clock = new ExchangeClock();
+  const memory = new SharedMemory();
   const isAlone = group.size === 1;
 
   return {
@@ -93,7 +96,7 @@ function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStra
     attention: (shape, partition, documentStarts) =>
       isAlone
         ? createLocalAttention(backend, shape, partition, documentStarts)
-        : createUlyssesAttention({ backend, group, clock, shape, partition, documentStarts }),
+        : createUlyssesAttention({ backend, group, clock, memory, shape, partition, documentStarts }),
     attentionMemory: (shape, partition, options) =>
       isAlone
         ? localAttentionMemory(shape, partition, options)

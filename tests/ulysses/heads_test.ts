@@ -70,9 +70,9 @@ Deno.test("a layer takes four exchanges, each with one read of the device", asyn
       await using backend = createReferenceBackend();
       let reads = 0;
       const readAll = backend.readAll.bind(backend);
-      backend.readAll = (tensors) => {
+      backend.readAll = (tensors, into) => {
         reads++;
-        return readAll(tensors);
+        return readAll(tensors, into);
       };
       const strategy = createUlyssesStrategy({ backend, group });
       using trainer = new Trainer({ backend, strategy, model, train });
