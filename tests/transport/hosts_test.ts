@@ -48,6 +48,18 @@ Deno.test("hosts: a rank that waits for rank 0 in vain says what it saw, at the 
   assertLess(performance.now() - startMs, 2000);
 });
 
+Deno.test("hosts: a rank that gives up before the others have come says so to rank 0, too", async () => {
+  const { url, group } = await startRankZero(3, { rendezvousMs: 10_000 });
+  const [zero, one] = await Promise.all([
+    assertRejects(() => group, PeerError),
+    assertRejects(() => joinRun(1, 3, url, { rendezvousMs: 200 }), PeerError),
+  ]);
+  const gaveUp = "Rank 0 was not ready during rendezvous at step 0: it still waits for other ranks after 0.25 s";
+  assertEquals([one.message, one.kind, one.origin], [gaveUp, "timeout", 0]);
+  assertEquals(zero.message, `Rank 1 aborted the run during rendezvous at step 0: ${gaveUp}`);
+  assertEquals(zero.origin, 1);
+});
+
 Deno.test("hosts: a port that is taken, or an address of another machine, is an error that says so", async () => {
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const listen = (options: Partial<ConnectOptions>) => () =>

@@ -31,8 +31,10 @@ export interface JoinOptions<T> {
   readonly hello: Hello;
   /** Takes the socket over, before its next event. */
   readonly adopt: (socket: WebSocket, welcome: Welcome) => T;
-  /** Ends the attempt, with its reason as the error. */
+  /** Ends the attempt, with its reason as the error; a rank that has heard the hello is told. */
   readonly signal: AbortSignal;
+  /** Called once the rank at the address has been sent the hello. */
+  readonly onHello?: () => void;
   /** Certificates in PEM that are trusted besides the system's. */
   readonly trusted?: string;
 }
@@ -55,11 +57,17 @@ export function acceptHello(socket: WebSocket, { rank, admit }: AcceptOptions): 
  * @throws {UnreachableError} If nobody answers at the address, or with a certificate that is not trusted
  * @throws {PeerError} If the rank leaves, refuses this one, ends the run or says something unexpected
  */
-export function joinPeer<T>(url: string, { peer, hello, adopt, signal, trusted }: JoinOptions<T>): Promise<T> {
+export function joinPeer<T>(url: string, { peer, hello, adopt, signal, onHello, trusted }: JoinOptions<T>): Promise<T> {
   const joined = Promise.withResolvers<T>();
   const client = trusted === undefined ? undefined : Deno.createHttpClient({ caCerts: [trusted] });
   const socket = client ? new WebSocket(url, { client }) : new WebSocket(url);
-  const stop = () => end(signal.reason);
+  const stop = () => {
+    if (socket.readyState === WebSocket.OPEN) {
+      const notice = { origin: hello.rank, detail: String(signal.reason?.message), refused: false };
+      socket.send(encodeControlFrame("abort", encodeAbort(notice)));
+    }
+    end(signal.reason);
+  };
   const end = (error: unknown) => {
     signal.removeEventListener("abort", stop);
     socket.onopen =
@@ -77,6 +85,7 @@ export function joinPeer<T>(url: string, { peer, hello, adopt, signal, trusted }
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     socket.send(encodeControlFrame("hello", encodeHello(hello)));
+    onHello?.();
     socket.onerror = null;
     socket.onclose = (event) => fail("closed", `it hung up before it answered the hello (code ${event.code})`);
   };
