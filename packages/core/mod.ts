@@ -18,7 +18,7 @@ export * from "./backend/backend.ts";
 export * from "./backend/ops.ts";
 export { createReferenceBackend, type ReferenceBackendOptions } from "./backend/reference/reference_backend.ts";
 export { createWebGpuBackend, type WebGpuOptions } from "./backend/webgpu/webgpu_backend.ts";
-export { parseHfConfig, UnsupportedModelError } from "./config/hf_config.ts";
+export { type HfConfigOptions, parseHfConfig, toHfConfig, UnsupportedModelError } from "./config/hf_config.ts";
 export * from "./config/model_config.ts";
 export { MODEL_PRESETS } from "./config/presets.ts";
 export * from "./config/train_config.ts";
@@ -88,6 +88,8 @@ export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
 export { type DType, ELEMENT_BYTES, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
+export { type Checkpoint, CHECKPOINT_FILES, checkSavable, readCheckpoint } from "./train/checkpoint_files.ts";
+export { CheckpointError } from "./train/checkpoint_folder.ts";
 export { DataSource, type DataSourceOptions } from "./train/data_source.ts";
 export { learningRateAt } from "./train/lr_schedule.ts";
 export {
@@ -97,10 +99,11 @@ export {
   type MemoryMoment,
 } from "./train/memory_estimate.ts";
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
-export { createAdamW, type Optimizer } from "./train/optimizer.ts";
+export { createAdamW, type Optimizer, type UpdatedElements } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
-export { type HostTensor, writeSafetensors } from "./train/safetensors_writer.ts";
+export { type HostTensor, type SafetensorsMetadata, writeSafetensors } from "./train/safetensors_writer.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
+export { parseTrainerState, type SavedSettings, type SavedText, type TrainerState } from "./train/trainer_state.ts";
 export {
   BYTE_VOCAB,
   END_TOKEN,

@@ -119,8 +119,23 @@ export const BENCH_FLAGS = {
   accumulate: count({ example: 2, help: "micro-batches of a step", otherwise: "1" }),
   steps: count({
     example: 10,
-    help: "training steps",
-    otherwise: "by device, 4 with --compare-strategies, 2 with --longest",
+    help: "number of the last training step; those before a --resume count",
+    otherwise: "by device, 4 with --compare-strategies, 2 with --longest, that of the checkpoint with --resume",
+  }),
+  save: text({
+    values: "DIR",
+    wanted: "a folder",
+    help: "save a checkpoint after the last step: a model folder as transformers loads it, with what --resume needs",
+  }),
+  "save-every": count({
+    example: 100,
+    help: "save one to --save after every N steps, too, in place of the one before",
+    otherwise: "off",
+  }),
+  resume: text({
+    values: "DIR",
+    wanted: "a folder that --save has written",
+    help: "go on from a checkpoint, which has model, seed, text, schedule and step; how it is run is free to differ",
   }),
   warmup: count({
     min: 0,

@@ -5,6 +5,7 @@
  */
 
 import { checkBenchFlags, readBenchInputs, resolveBenchPlan } from "../config/bench_plan.ts";
+import { checkSaveFolder } from "../config/checkpoint_plan.ts";
 import { readHostOptions } from "../config/host_options.ts";
 import type { BenchPlan } from "../config/run_config.ts";
 import { runSettings } from "../config/run_settings.ts";
@@ -42,6 +43,7 @@ export async function benchCommand(args: readonly string[], signal: AbortSignal)
     console.log(JSON.stringify({ ...plan, hardware }, undefined, 2));
     return EXIT.ok;
   }
+  await checkSaveFolder(flags, plan.run.model);
   noteMissingDriver(hardware);
   console.error(describePlan(plan));
   const host = hostOptions && {
@@ -90,6 +92,11 @@ function helpText(): string {
       ["deno task bench --longest --memory-budget=64MiB --ranks=4", "the longest sequence that fits"],
       ["deno task bench --strategy=ring --ranks=3 --verify", "check that three ranks compute what one does"],
       ["deno task bench --model=path/to/llama --data=book.txt --seq=4096", "your own model and text"],
+      [
+        "deno task bench --strategy=ring --ranks=4 --save=checkpoint --save-every=100",
+        "save on the way and at the end",
+      ],
+      ["deno task bench --strategy=ulysses --ranks=2 --resume=checkpoint", "go on from there, on other ranks"],
       ["deno task bench --rendezvous=ws://10.0.0.1:29500 --ranks=4 --rank=0-1", "this host's part of four ranks"],
       ["deno task bench --dim=256 --layers=8 --heads=8 --profile", "a shape of your own, with time per kernel"],
     ],

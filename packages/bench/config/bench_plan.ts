@@ -6,6 +6,7 @@
 
 import {
   BYTE_VOCAB,
+  type Checkpoint,
   DataSource,
   hasModelWeights,
   isJsonLines,
@@ -15,6 +16,7 @@ import {
   parseTrainConfig,
   readModelFolder,
   readText,
+  type SavedText,
   type TokenizedText,
 } from "@mst/core";
 import type { BenchFlags } from "../cli/flags.ts";
@@ -22,8 +24,17 @@ import { nearest } from "../cli/nearest.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import type { Hardware } from "../hardware/probe.ts";
 import { strategyEntry } from "../scenario.ts";
+import {
+  checkSameText,
+  checkSaveFolder,
+  describeText,
+  planCheckpoints,
+  planSteps,
+  readResume,
+  textFlags,
+} from "./checkpoint_plan.ts";
 import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass, SET_STEPS } from "./defaults.ts";
-import { type BenchPlan, MODE_FLAGS, type RunConfig } from "./run_config.ts";
+import { type BenchPlan, MODE_FLAGS, ownSteps, type RunConfig } from "./run_config.ts";
 import { checkWritable, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
 import { planStrategies } from "./strategy_plan.ts";
 
@@ -44,6 +55,12 @@ const MODE_SETS: Partial<Record<BenchPlan["mode"], { flags: readonly (keyof Benc
 export interface BenchInputs {
   /** Training text. */
   readonly text: TokenizedText;
+  /** Flags of the training text, those of the checkpoint filled in. */
+  readonly textFlags: Pick<BenchFlags, "data" | "separator">;
+  /** What checkpoints say of the text, where there are any. */
+  readonly savedText?: SavedText;
+  /** Checkpoint of `--resume`. */
+  readonly checkpoint?: Checkpoint;
   /** Model of `--model` when it is a folder. */
   readonly folder?: { readonly model: ModelConfig; readonly hasWeights: boolean };
 }
@@ -55,9 +72,10 @@ export interface BenchInputs {
  */
 export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
   await checkWritable(flags.json);
-  const text = await readTrainingText(flags);
+  await checkSaveFolder(flags);
+  const inputs = await readTextInputs(flags, await readResume(flags));
   const { model } = flags;
-  if (model === undefined || Object.hasOwn(MODEL_PRESETS, model)) return { text };
+  if (model === undefined || Object.hasOwn(MODEL_PRESETS, model)) return inputs;
   const isFolder = await Deno.stat(model).then(({ isDirectory }) => isDirectory, () => false);
   if (!isFolder) {
     const guess = nearest(model, Object.keys(MODEL_PRESETS));
@@ -67,7 +85,19 @@ export async function readBenchInputs(flags: BenchFlags): Promise<BenchInputs> {
     );
   }
   const folder = await blaming(`--model=${model}`, () => readModelFolder(model));
-  return { text, folder: { model: folder, hasWeights: await hasModelWeights(model) } };
+  return { ...inputs, folder: { model: folder, hasWeights: await hasModelWeights(model) } };
+}
+
+/** The text, which has to be that of the checkpoint. */
+async function readTextInputs(given: BenchFlags, checkpoint?: Checkpoint): Promise<BenchInputs> {
+  const flags = textFlags(given, checkpoint);
+  const text = await readTrainingText(flags);
+  const separator = unescapeSeparator(flags.separator);
+  const inputs = { text, checkpoint, textFlags: { data: flags.data, separator } };
+  if (!checkpoint && given.save === undefined) return inputs;
+  const savedText = await describeText(text, inputs.textFlags);
+  if (checkpoint) checkSameText(given, savedText, checkpoint);
+  return { ...inputs, savedText };
 }
 
 /** Text with the separator of documents as it was meant. */
@@ -101,7 +131,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
   const device = resolveDevice(flags.device, hardware);
   const sizes = DEFAULT_SIZES[deviceClass(device, hardware.adapter?.isSoftware ?? true)];
   const { modelName, model, weightsFolder } = resolveModel(flags, inputs, sizes);
-  const steps = flags.steps ?? SET_STEPS[mode as keyof typeof SET_STEPS] ?? sizes.steps;
+  const steps = planSteps(flags, inputs.checkpoint, SET_STEPS[mode as keyof typeof SET_STEPS] ?? sizes.steps);
   const comparesStrategies = mode === "compare-strategies";
   const topology = comparesStrategies
     ? resolveTopology({ strategy: "single" }, [], model)
@@ -119,7 +149,6 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         batch: flags.batch,
         packed: inputs.text.packed,
         accumulate: flags.accumulate,
-        steps,
         seed: flags.seed,
         recompute: flags.recompute,
         shard: flags.shard,
@@ -127,12 +156,15 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         warmupSteps: flags["lr-warmup"],
         schedule: flags.schedule,
         clipNorm: flags.clip,
+        ...inputs.checkpoint?.state.train,
+        steps: steps.last,
       })
     ),
+    ...planCheckpoints(flags, steps, inputs.savedText),
     memoryBudgetBytes: comparesStrategies ? undefined : flags["memory-budget"],
-    warmup: flags.warmup ?? (steps > 1 ? 1 : 0),
-    dataFile: flags.data,
-    separator: unescapeSeparator(flags.separator),
+    warmup: flags.warmup ?? (steps.last - steps.taken > 1 ? 1 : 0),
+    dataFile: inputs.textFlags.data,
+    separator: inputs.textFlags.separator,
     profile: flags.profile ?? false,
     timeoutSeconds: flags.timeout ?? DEFAULT_TIMEOUT_SECONDS,
   };
@@ -175,9 +207,10 @@ function resolveMode(flags: BenchFlags): BenchPlan["mode"] {
 
 function resolveModel(
   flags: BenchFlags,
-  { folder }: BenchInputs,
+  { folder, checkpoint }: BenchInputs,
   sizes: DefaultSizes,
 ): { modelName: string; model: ModelConfig; weightsFolder?: string } {
+  if (checkpoint) return { modelName: flags.resume!, model: checkpoint.model, weightsFolder: flags.resume };
   const modelName = flags.model ?? sizes.model;
   const base = folder?.model ?? MODEL_PRESETS[modelName];
   if (SHAPE_FLAGS.every((name) => flags[name] === undefined)) {
@@ -205,13 +238,13 @@ function resolveModel(
 
 function checkRun(run: RunConfig, text: TokenizedText): void {
   const { strategy, model, train, warmup } = run;
+  const steps = ownSteps(run);
   if (model.vocab < BYTE_VOCAB) {
     throw new UsageError(`Cannot train on bytes with a vocabulary of ${model.vocab}: it must be ${BYTE_VOCAB} or more`);
   }
-  if (warmup >= train.steps) {
-    throw new UsageError(
-      `Cannot leave out --warmup=${warmup} of --steps=${train.steps}: at least one step must be measured`,
-    );
+  if (warmup >= steps) {
+    const which = run.resume ? `${steps} steps after --resume` : `--steps=${steps}`;
+    throw new UsageError(`Cannot leave out --warmup=${warmup} of ${which}: at least one step must be measured`);
   }
   refusing(() => strategyEntry(strategy).check(run, train, model));
   checkData(run, text);

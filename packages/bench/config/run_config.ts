@@ -4,11 +4,29 @@
  * @module
  */
 
-import type { ModelConfig, TrainConfig } from "@mst/core";
+import type { ModelConfig, SavedText, TrainConfig } from "@mst/core";
 import type { Mesh, Placement, StrategyName } from "../scenario.ts";
 
 /** Which backend computes. */
 export type DeviceKind = "webgpu" | "reference";
+
+/** Where checkpoints go. */
+export interface SaveConfig {
+  /** Folder, as rank 0 sees it. */
+  readonly folder: string;
+  /** Steps between checkpoints; one after the last step alone when left out. */
+  readonly everySteps?: number;
+  /** What checkpoints say of the training text. */
+  readonly text: SavedText;
+}
+
+/** A checkpoint that a run goes on from. */
+export interface ResumeConfig {
+  /** Its folder. */
+  readonly folder: string;
+  /** The step that it was saved after. */
+  readonly step: number;
+}
 
 /** One training run. */
 export interface RunConfig {
@@ -30,6 +48,10 @@ export interface RunConfig {
   readonly weightsFolder?: string;
   /** How it is trained. */
   readonly train: TrainConfig;
+  /** The checkpoint that it goes on from. */
+  readonly resume?: ResumeConfig;
+  /** Whether it saves checkpoints, and where. */
+  readonly save?: SaveConfig;
   /** Device bytes of tensors that a rank may hold at a time; any number when left out. */
   readonly memoryBudgetBytes?: number;
   /** First steps that the summary leaves out. */
@@ -69,6 +91,11 @@ export interface BenchPlan {
   readonly maxTokens: number;
   /** File of the JSON report. */
   readonly jsonFile?: string;
+}
+
+/** Steps that a run takes itself. */
+export function ownSteps({ train, resume }: RunConfig): number {
+  return train.steps - (resume?.step ?? 0);
 }
 
 /** The same run on one rank, which no budget bounds. */

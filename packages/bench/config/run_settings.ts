@@ -17,11 +17,13 @@ const SAMPLE_BYTES = 64 * 1024;
  * hash of all its tokens, weights by their sizes and a hash of samples, since they can be larger than memory.
  */
 export async function runSettings(run: RunConfig, text: TokenizedText): Promise<Record<string, string>> {
-  const { modelName: _name, weightsFolder, dataFile: _file, ...compared } = run;
+  const { modelName: _name, weightsFolder, dataFile: _file, resume, save, ...compared } = run;
   const { tokens } = text;
   const textHash = createHash("sha256").update(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength));
   return {
     ...flatten(compared),
+    "steps before": String(resume?.step ?? 0),
+    "checkpoints": save ? `${save.everySteps ?? "at the end"}` : "none",
     "training text": shortDigest(textHash),
     weights: weightsFolder === undefined ? "by seed" : await fingerprint(weightsFolder),
   };

@@ -61,6 +61,7 @@ const SELF_EXPLAINING: readonly string[] = [
   "UnsupportedTopologyError",
   "UnsupportedModelError",
   "SafetensorsError",
+  "CheckpointError",
 ];
 
 /**

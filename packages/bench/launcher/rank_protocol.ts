@@ -145,6 +145,14 @@ export interface StepEvent {
   readonly peakBytes: number;
 }
 
+/** A checkpoint is whole. */
+export interface SavedEvent {
+  /** Which event it is. */
+  readonly type: "saved";
+  /** The step that it was saved after. */
+  readonly step: number;
+}
+
 /** A rank has taken all its steps. */
 export interface DoneEvent {
   /** Which event it is. */
@@ -164,7 +172,7 @@ export interface FailedEvent {
 }
 
 /** What a rank tells the launcher. */
-export type RankEvent = ListeningEvent | WaitingEvent | ReadyEvent | StepEvent | DoneEvent | FailedEvent;
+export type RankEvent = ListeningEvent | WaitingEvent | ReadyEvent | StepEvent | SavedEvent | DoneEvent | FailedEvent;
 
 /** The event in a line of a rank's stdout; undefined for anything else, such as what a driver prints. */
 export function parseRankEvent(line: string): RankEvent | undefined {

@@ -38,7 +38,8 @@ export interface RunJobOptions {
 
 /** Trains for the steps of the run. */
 export async function runJob({ job, backend, strategy, emit }: RunJobOptions): Promise<Omit<RankResult, "links">> {
-  const { model, train, weightsFolder, warmup, profile } = job.run;
+  const { model, train, weightsFolder, warmup, profile, resume, save } = job.run;
+  const taken = resume?.step ?? 0;
   const batchesOf = await openBatches(job);
   const weights = weightsFolder === undefined
     ? undefined
@@ -47,10 +48,15 @@ export async function runJob({ job, backend, strategy, emit }: RunJobOptions): P
   if (job.captureFolder !== undefined) {
     await capture({ job, folder: job.captureFolder, trainer, strategy, batches: batchesOf(0) });
   }
-  for (let step = 0; step < train.steps; step++) {
-    if (profile && step === warmup) await backend.takeProfile();
+  if (resume) await trainer.resume(resume.folder, resume.step);
+  for (let step = taken; step < train.steps; step++) {
+    if (profile && step === taken + warmup) await backend.takeProfile();
     const report = await trainer.step(batchesOf(step));
     emit({ type: "step", report, peakBytes: backend.ledger.peak().totalBytes });
+    if (save && (report.step === train.steps || report.step % (save.everySteps ?? Infinity) === 0)) {
+      await trainer.save(save.folder, save.text);
+      emit({ type: "saved", step: report.step });
+    }
   }
   const localTokens = train.batch * trainer.positions.length;
   return await toResult(backend, localTokens, profile ? await backend.takeProfile() : []);

@@ -59,6 +59,7 @@ export class Progress {
     if (event.type === "waiting") this.#show(`${this.#name}: waiting for ${event.what}`);
     if (event.type === "ready") this.#show(`${this.#name}: ${event.deviceName}, setting up`);
     if (event.type === "step") this.#show(this.#describe(event.report, event.peakBytes));
+    if (event.type === "saved") this.#show(`${this.#name}: step ${event.step} saved to ${this.#run.save?.folder}`);
   }
 
   /** Clears the line, so that what follows starts on an empty one. */
@@ -68,8 +69,8 @@ export class Progress {
   }
 
   #describe({ step, loss, stepMs }: StepReport, peakBytes: number): string {
-    const { train, warmup } = this.#run;
-    if (step > warmup || this.#stepMs.length === 0) this.#stepMs.push(stepMs);
+    const { train, warmup, resume } = this.#run;
+    if (step - (resume?.step ?? 0) > warmup || this.#stepMs.length === 0) this.#stepMs.push(stepMs);
     const { median } = spreadOf(this.#stepMs.slice(this.#stepMs.length > 1 && warmup > 0 ? 1 : 0));
     const left = train.steps - step;
     return [

@@ -77,6 +77,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
     ["device", summary.deviceName],
     ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
     ...train.packed ? [documentFact(run, summary)] : [],
+    ...checkpointFacts(run),
     ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
     [
       "tokens/s",
@@ -98,6 +99,14 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
   if (summary.links?.length) parts.push(formatLinks(summary.links));
   return parts.join("\n\n");
+}
+
+/** Where the run came from and where it has gone. */
+function checkpointFacts({ train, resume, save }: RunConfig): [string, string][] {
+  return [
+    ...resume ? [["resumed", `${resume.folder}, after step ${resume.step} of ${train.steps}`] as [string, string]] : [],
+    ...save ? [["saved", `${save.folder}, after step ${train.steps}`] as [string, string]] : [],
+  ];
 }
 
 /** How many documents a step has, and how long they are. */

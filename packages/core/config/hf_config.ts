@@ -1,5 +1,5 @@
 /**
- * Reading a model's shape from the config.json that Hugging Face transformers saves.
+ * A model's shape as the config.json that Hugging Face transformers saves, read and written.
  *
  * Both spellings of the rotary settings are read: `rope_parameters` (transformers 5) and `rope_theta` with
  * `rope_scaling` (before). What would change the numbers and is not implemented is refused by name.
@@ -76,6 +76,51 @@ export function parseHfConfig(json: unknown): ModelConfig {
     ...(rope.scaling && { ropeScaling: rope.scaling }),
     tiedEmbeddings: json.tie_word_embeddings === undefined ? false : flag(json, "tie_word_embeddings"),
   });
+}
+
+/** What a config.json says besides the shape. */
+export interface HfConfigOptions {
+  /** Longest sequence that the model is meant for. */
+  readonly maxPositions: number;
+  /** Token that ends a text. */
+  readonly endToken?: number;
+}
+
+/**
+ * The config.json of a model, the inverse of {@linkcode parseHfConfig}. Rotary settings have the spelling that
+ * transformers 4 writes, which later versions read, too.
+ */
+export function toHfConfig(model: ModelConfig, { maxPositions, endToken }: HfConfigOptions): Record<string, unknown> {
+  const { ropeScaling: scaling } = model;
+  return {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    hidden_size: model.dim,
+    num_hidden_layers: model.layers,
+    num_attention_heads: model.heads,
+    num_key_value_heads: model.kvHeads,
+    head_dim: model.headDim,
+    intermediate_size: model.ffn,
+    vocab_size: model.vocab,
+    rms_norm_eps: model.normEpsilon,
+    rope_theta: model.ropeTheta,
+    rope_scaling: scaling === undefined ? null : {
+      rope_type: scaling.type,
+      factor: scaling.factor,
+      low_freq_factor: scaling.lowFrequencyFactor,
+      high_freq_factor: scaling.highFrequencyFactor,
+      original_max_position_embeddings: scaling.originalPositions,
+    },
+    max_position_embeddings: Math.max(maxPositions, scaling ? scaling.originalPositions * scaling.factor : 0),
+    tie_word_embeddings: model.tiedEmbeddings,
+    hidden_act: "silu",
+    attention_bias: false,
+    attention_dropout: 0,
+    mlp_bias: false,
+    bos_token_id: null,
+    eos_token_id: endToken ?? null,
+    torch_dtype: "float32",
+  };
 }
 
 function requireValue(json: Json, field: string, allowed: readonly unknown[], path = field): void {

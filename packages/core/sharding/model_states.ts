@@ -29,6 +29,8 @@ export interface CreateParameterOptions {
 
 /** The elements of a parameter that this rank updates. */
 export interface OwnElements {
+  /** Name of the parameter. */
+  readonly name: string;
   /** Of the weight, flat. */
   readonly value: Tensor;
   /** Of its gradient, flat. */
@@ -41,6 +43,8 @@ export interface OwnElements {
 export interface ModelStates {
   /** Elements of a weight that this rank keeps. */
   kept(weight: NamedShape): PartRuns;
+  /** Elements of a weight that a rank updates; several ranks may update the same, to the bit. */
+  updated(weight: NamedShape, rank: number): PartRuns;
   /** Adds a parameter, with a gradient of zeros. */
   create(name: string, shape: Shape, options: CreateParameterOptions): Parameter;
   /** Parameters of these states that a part of the model computes with. */
@@ -68,7 +72,7 @@ export function createWholeStates(backend: Backend): ModelStates {
   return composeStates(
     createWholeWeights(backend, { own: wholeSegment, publish: done }),
     createWholeGradients(backend, { own: wholeSegment, reduce: done, reduceAll: done }),
-    done,
+    { updated: wholeSegment, sumSquares: done },
   );
 }
 
@@ -95,7 +99,8 @@ export function createModelStates(backend: Backend, strategy: SequenceStrategy, 
   const gradients = divided.gradients
     ? createShardedGradients(backend, strategy)
     : createWholeGradients(backend, wholeGradients);
-  return composeStates(weights, gradients, sumSquares);
+  const updated = (size: number, rank: number) => ownSegment(size, { rank, ranks: strategy.ranks }, divided.moments);
+  return composeStates(weights, gradients, { updated, sumSquares });
 }
 
 /** Turns partial sums of squares [PARTIAL_SUMS] into ones over all ranks. */
@@ -164,7 +169,10 @@ class StoredParameter implements Parameter {
 function composeStates(
   weights: WeightStore<StoredTensor>,
   gradients: GradientStore<StoredTensor>,
-  sumSquares: (partials: Tensor) => Promise<void>,
+  { updated, sumSquares }: {
+    readonly updated: (size: number, rank: number) => Segment;
+    readonly sumSquares: (partials: Tensor) => Promise<void>;
+  },
 ): ModelStates {
   const stored = new Map<Parameter, StoredParameter>();
   const trained = () =>
@@ -174,6 +182,11 @@ function composeStates(
     kept({ shape }: NamedShape): PartRuns {
       const size = elementCount(shape);
       return segmentRuns(size, weights.kept(size));
+    },
+
+    updated({ shape }: NamedShape, rank: number): PartRuns {
+      const size = elementCount(shape);
+      return segmentRuns(size, updated(size, rank));
     },
 
     create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
@@ -193,7 +206,7 @@ function composeStates(
 
     own: () =>
       trained()
-        .map(({ weight, gradients }) => ({ value: weight.own, gradient: gradients.own, inNorm: true }))
+        .map(({ name, weight, gradients }) => ({ name, value: weight.own, gradient: gradients.own, inNorm: true }))
         .filter(({ value }) => value.size > 0),
     reduceGradients: () => gradients.reduce(),
     sumSquares,

@@ -26,7 +26,7 @@ interface SplitParameter extends Parameter {
   readonly shape: Shape;
   readonly placement: Placement;
   /** Flat handles for the update. */
-  readonly own: Omit<OwnElements, "inNorm">;
+  readonly own: Pick<OwnElements, "value" | "gradient">;
 }
 
 /**
@@ -90,6 +90,7 @@ export function createSplitStates(
 
   return {
     kept: (weight) => partRuns(weight.shape, split.placement(weight).part),
+    updated: (weight, of) => partRuns(weight.shape, split.placement(weight, of).part),
 
     create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
       const placement = split.placement({ name, shape });
@@ -104,7 +105,7 @@ export function createSplitStates(
     },
 
     group: () => PART_GROUP,
-    own: () => trained().map(({ own, placement }) => ({ ...own, inNorm: placement.sharers[0] === rank })),
+    own: () => trained().map(({ name, own, placement }) => ({ name, ...own, inNorm: placement.sharers[0] === rank })),
     reduceGradients,
     sumSquares: (partials) => ranks === 1 ? Promise.resolve() : sumSquaresOverRanks(backend, strategy, partials),
 

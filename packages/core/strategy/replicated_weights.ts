@@ -14,6 +14,7 @@ import {
   allGatherValues,
   allGatherWeights,
   allReduceGradients,
+  gatherValuesToFirst,
   reduceScatterGradients,
   reduceScatterParts,
 } from "./weight_exchange.ts";
@@ -28,6 +29,7 @@ export type ReplicatedWeights = Pick<
   | "gatherWeights"
   | "reduceScatter"
   | "allGather"
+  | "gatherToFirst"
   | "sumOverRanks"
   | "beginStep"
   | "takeExchange"
@@ -72,6 +74,8 @@ export function createReplicatedWeights(
     allGather(values: Float32Array): Promise<Float32Array[]> {
       return clock.exchange(() => allGatherValues(group, values));
     },
+
+    gatherToFirst: (values, label) => gatherValuesToFirst(group, values, label),
 
     async sumOverRanks(values: readonly number[]): Promise<number[]> {
       const parts = await group.allGather(new Uint8Array(Float64Array.from(values).buffer));

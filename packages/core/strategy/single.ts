@@ -23,6 +23,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     gatherWeights: () => Promise.resolve(),
     reduceScatter: async (parts) => void await parts,
     allGather: (values) => Promise.resolve([values.slice()]),
+    gatherToFirst: (values) => Promise.resolve([values]),
     sumOverRanks: (values) => Promise.resolve([...values]),
     beginStep: () => {},
     takeExchange: () => ({ communicationMs: 0, bytesSent: 0 }),

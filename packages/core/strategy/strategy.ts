@@ -119,6 +119,13 @@ export interface SequenceStrategy {
   reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<void>;
   /** Values of every rank, in rank order, owned by the caller; lengths may differ. */
   allGather(values: Float32Array): Promise<Float32Array[]>;
+  /**
+   * Gives rank 0 the values of every rank, in rank order, its own as they are; lengths may differ. The others resolve to
+   * nothing, and wait until rank 0 has come to this call, so that no more than one call's values are there at a time.
+   *
+   * @param label what it is for, named in errors
+   */
+  gatherToFirst(values: Float32Array, label: string): Promise<Float32Array[]>;
   /** Sums of each number over ranks. */
   sumOverRanks(values: readonly number[]): Promise<number[]>;
   /** Tells peers which step is under way, for their error messages. */

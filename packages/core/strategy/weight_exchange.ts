@@ -101,6 +101,25 @@ export async function allGatherValues(
   return (await group.allGather(bytesOf(values))).map(floatsOf);
 }
 
+/**
+ * The values of every rank, in rank order, on rank 0, which asks each of the others for its own; on these nothing.
+ */
+export async function gatherValuesToFirst(
+  group: ProcessGroup,
+  values: Float32Array,
+  label: string,
+): Promise<Float32Array[]> {
+  if (group.rank > 0) {
+    await group.recv(0, label);
+    await group.send(0, bytesOf(values), label);
+    return [];
+  }
+  const others = Array.from({ length: group.size - 1 }, (_, i) => i + 1);
+  await Promise.all(others.map((rank) => group.send(rank, new Uint8Array(0), label)));
+  const received = await Promise.all(others.map((rank) => group.recv(rank, label)));
+  return [values, ...received.map(floatsOf)];
+}
+
 function bytesOf(values: Float32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -15,9 +15,11 @@ import { createModelStates, type ModelStates } from "../sharding/model_states.ts
 import { createSplitStates } from "../sharding/split_states.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type RankStates, readMoments, saveCheckpoint } from "./checkpoint.ts";
 import { chunkCounts } from "./chunk_counts.ts";
 import { learningRateAt } from "./lr_schedule.ts";
 import { createAdamW, type Optimizer } from "./optimizer.ts";
+import type { SavedText } from "./trainer_state.ts";
 
 /** What a trainer is made of. */
 export interface TrainerOptions {
@@ -180,10 +182,41 @@ export class Trainer implements Disposable {
     return await this.#decoder.logits(batch);
   }
 
+  /**
+   * Saves a checkpoint of the step that was taken last, in place of an earlier one in the folder. Every rank calls it,
+   * rank 0 writes.
+   *
+   * @param text what the model is trained on
+   * @throws {CheckpointError} on rank 0 when the folder cannot be written; the earlier checkpoint stays as it is
+   */
+  async save(folder: string, text?: SavedText): Promise<void> {
+    await saveCheckpoint(folder, { ...this.#rankStates(), step: this.#step, train: this.#train, text });
+  }
+
+  /**
+   * Goes on after a step of a checkpoint: takes over its moments. Its weights are given at construction.
+   *
+   * @throws {SafetensorsError} when the moments are missing or do not fit the model
+   */
+  async resume(folder: string, step: number): Promise<void> {
+    await readMoments(folder, this.#rankStates());
+    this.#step = step;
+  }
+
   /** Frees weights, gradients and optimizer states. */
   [Symbol.dispose](): void {
     this.#optimizer.free();
     this.#states.free();
+  }
+
+  #rankStates(): RankStates {
+    return {
+      backend: this.#backend,
+      strategy: this.#strategy,
+      model: this.#model,
+      states: this.#states,
+      optimizer: this.#optimizer,
+    };
   }
 
   /** Adds this rank's gradients of the mean loss; returns the sum of losses of each micro-batch. */

@@ -1,0 +1,55 @@
+/**
+ * What a checkpoint holds besides weights and moments: how far training has come, and what it depends on.
+ *
+ * @module
+ */
+
+import { z } from "zod";
+import { parseBySchema } from "../config/parse.ts";
+import { type TrainConfig, trainConfigSchema } from "../config/train_config.ts";
+
+/** What the losses do not depend on beyond rounding; a run that goes on from a checkpoint chooses it anew. */
+const FREE_SETTINGS = { mlpChunks: true, headChunks: true, recompute: true, shard: true } as const;
+
+const savedSettingsSchema = trainConfigSchema.omit(FREE_SETTINGS).required();
+
+const textSchema = z.strictObject({
+  file: z.string().optional(),
+  separator: z.string().optional(),
+  tokens: z.number().int().positive(),
+  sha256: z.string(),
+});
+
+const trainerStateSchema = z.strictObject({
+  format: z.literal("mst-checkpoint-1"),
+  step: z.number().int().nonnegative(),
+  train: savedSettingsSchema,
+  text: textSchema.optional(),
+});
+
+/** Training settings that the losses depend on; see {@linkcode TrainConfig}. */
+export type SavedSettings = z.infer<typeof savedSettingsSchema>;
+
+/**
+ * The training text: `file` that it was read from (Moby Dick if left out), `separator` between its documents (blank
+ * lines if left out), and the number and hash of its `tokens`.
+ */
+export type SavedText = z.infer<typeof textSchema>;
+
+/** `step` that was taken last, settings `train`, and the training `text` where there is one. */
+export type TrainerState = z.infer<typeof trainerStateSchema>;
+
+/** The state after a step. */
+export function trainerState(step: number, train: TrainConfig, text?: SavedText): TrainerState {
+  const settings = Object.entries(train).filter(([name]) => !Object.hasOwn(FREE_SETTINGS, name));
+  return { format: "mst-checkpoint-1", step, train: Object.fromEntries(settings) as SavedSettings, text };
+}
+
+/**
+ * Validates what trainer_state.json holds.
+ *
+ * @throws {RangeError} with one line per violated rule
+ */
+export function parseTrainerState(values: unknown): TrainerState {
+  return parseBySchema(trainerStateSchema, values);
+}
