@@ -44,7 +44,7 @@ export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_bl
 export { batchFromDocuments, batchFromPackedWindows, documentCount, type PackedSequence } from "./model/documents.ts";
 export { createMlpLayer } from "./model/mlp.ts";
 export * from "./model/parameters.ts";
-export { rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
+export { type RotaryAngles, rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";

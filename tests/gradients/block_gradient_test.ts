@@ -50,7 +50,8 @@ async function runBlock(inputs: NamedArrays, policy: RecomputePolicy, dy?: Float
   using ropeTable = tensorFrom(backend, table, [TOKENS, model.headDim], "activations");
   const parameters = createParameters(backend, model, { seed: 0, weights: weightsOf(inputs) });
   const { heads, kvHeads, normEpsilon } = model;
-  const options = { core, ropeTable, heads, kvHeads, normEpsilon, mlpChunks: 3, policy };
+  const rotary = { of: () => ropeTable.share() };
+  const options = { core, rotary, heads, kvHeads, normEpsilon, mlpChunks: 3, policy };
   const block = createDecoderBlock(backend, parameters.blocks[0], options);
   using x = tensorFrom(backend, inputs.x, [TOKENS, model.dim], "activations");
   const { y, saved } = await block.forward(x);

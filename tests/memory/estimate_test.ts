@@ -99,10 +99,10 @@ interface StrategyContext {
   readonly group: ProcessGroup;
 }
 
-/** Ranks that divide the heads, and are divided by the kv heads or divide them. */
+/** The most ranks, up to four, that the heads can be split over. */
 function headRanks({ heads, kvHeads, ffn, vocab }: ModelConfig): number[] {
   const fits = (ranks: number) => heads % ranks === 0 && (kvHeads % ranks === 0 || ranks % kvHeads === 0);
-  return [2, 4].filter((ranks) => fits(ranks) && ranks <= Math.min(ffn, vocab));
+  return [2, 4].filter((ranks) => fits(ranks) && ranks <= Math.min(ffn, vocab)).slice(-1);
 }
 
 /** Strategies and how many ranks each is tried on; ulysses has to divide the heads. */

@@ -11,6 +11,7 @@ import type { AttentionCore } from "../strategy/strategy.ts";
 import { type Saved, savedTensors, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { BlockParameters } from "./parameters.ts";
+import type { RotaryAngles } from "./rope_table.ts";
 
 type AttentionParameters = Pick<BlockParameters, "attentionNorm" | "query" | "key" | "value" | "output">;
 
@@ -20,8 +21,8 @@ export interface AttentionLayerOptions {
   readonly core: AttentionCore;
   /** Wraps the projections; by default this rank holds all of the weights. */
   readonly region?: Region;
-  /** Cosines and sines of the positions of q and k [S, E]. */
-  readonly ropeTable: Tensor;
+  /** Angles by which q and k are turned. */
+  readonly rotary: RotaryAngles;
   /** Query heads H of this rank's weights. */
   readonly heads: number;
   /** Key and value heads K of this rank's weights. */
@@ -47,7 +48,7 @@ interface SavedAttention extends Saved {
 export function createAttentionLayer(
   backend: Backend,
   weights: AttentionParameters,
-  { core, region = WHOLE_REGION, ropeTable, heads, kvHeads, normEpsilon, recomputed = false }: AttentionLayerOptions,
+  { core, region = WHOLE_REGION, rotary, heads, kvHeads, normEpsilon, recomputed = false }: AttentionLayerOptions,
 ): Layer {
   const { ops } = backend;
   const { attentionNorm, query, key, value, output } = weights;
@@ -55,8 +56,6 @@ export function createAttentionLayer(
   async function attend(x: Tensor, backwardIsNext: boolean): Promise<SavedAttention> {
     const rstd = backend.empty([x.shape[0]], "activations");
     const [q, k, v] = await normThenProject(x, rstd);
-    ops.rope(q, ropeTable, heads);
-    ops.rope(k, ropeTable, kvHeads);
     const { out, saved } = await core.forward(q, k, v, { backwardIsNext });
     const own = savedTensors({ x: x.share(), rstd, out });
     return {
@@ -81,14 +80,26 @@ export function createAttentionLayer(
     for (const slice of slices) {
       using xRows = x.rows(slice.start, slice.end);
       using rstdRows = rstd.rows(slice.start, slice.end);
-      using normed = norm(xRows, rstdRows);
-      using all = (await region.gather(normed)).all;
-      for (const { weight, out } of projections) {
-        using target = attentionRows(out, slice);
-        ops.matmul(all, weight.value, target, { transposeB: true });
+      {
+        using normed = norm(xRows, rstdRows);
+        using all = (await region.gather(normed)).all;
+        for (const { weight, out } of projections) {
+          using target = attentionRows(out, slice);
+          ops.matmul(all, weight.value, target, { transposeB: true });
+        }
       }
+      rotate(projections[0].out, projections[1].out, slice);
     }
     return projections.map(({ out }) => scope.release(out));
+  }
+
+  /** Turns the rows of a slice of q and k, or of their gradients back. */
+  function rotate(q: Tensor, k: Tensor, slice: RowSlice, options?: { inverse: boolean }): void {
+    using angles = rotary.of(slice);
+    using qRows = attentionRows(q, slice);
+    using kRows = attentionRows(k, slice);
+    ops.rope(qRows, angles, heads, options);
+    ops.rope(kRows, angles, kvHeads, options);
   }
 
   function norm(x: Tensor, rstd: Tensor): Tensor {
@@ -125,13 +136,15 @@ export function createAttentionLayer(
     return scope.release(dOut);
   }
 
-  /** Adds the gradient of x to dy, and those of the norm and of the projections of q, k and v. */
+  /** Adds the gradient of x to dy, and those of the norm and of the projections of q, k and v; turns dq and dk back. */
   async function projectionBackward(
     { x, rstd, dy }: { x: Tensor; rstd: Tensor; dy: Tensor },
     gradients: readonly Tensor[],
   ): Promise<void> {
     for (const slice of region.slices(x.shape[0])) {
       using scope = new Scope();
+      const [dq, dk] = gradients;
+      rotate(dq, dk, slice, { inverse: true });
       const [xRows, rstdRows, dyRows] = [x, rstd, dy].map((tensor) => scope.own(tensor.rows(slice.start, slice.end)));
       using normed = norm(xRows, rstdRows);
       const { all, counts } = await region.gather(normed);
@@ -167,8 +180,6 @@ export function createAttentionLayer(
       out.free();
 
       const { dq, dk, dv } = await core.backward(dOut, coreSaved);
-      ops.rope(dq, ropeTable, heads, { inverse: true });
-      ops.rope(dk, ropeTable, kvHeads, { inverse: true });
       await projectionBackward({ x, rstd, dy }, [dq, dk, dv]);
       [dq, dk, dv, x, rstd].forEach((tensor) => tensor.free());
       return dy;

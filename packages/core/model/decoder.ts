@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Backend, tensorFrom } from "../backend/backend.ts";
+import type { Backend } from "../backend/backend.ts";
 import type { AttentionShape } from "../backend/ops.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { RecomputePolicy } from "../config/train_config.ts";
@@ -18,7 +18,7 @@ import { type Saved, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
 import type { DecoderParameters } from "./parameters.ts";
-import { createRotaryTables } from "./rope_table.ts";
+import { createRotaryAngles, createRotaryTables } from "./rope_table.ts";
 import type { TokenBatch } from "./token_batch.ts";
 import { splitWeights } from "./whole_weights.ts";
 
@@ -74,13 +74,11 @@ export function createDecoder(
   function createBlocks({ batch, documentStarts }: TokenBatch, region: Region, scope: Scope): Layer[] {
     const core = strategy.attention(attentionShape(model, batch), partition, documentStarts);
     scope.own({ free: () => core[Symbol.dispose]() });
-    const angles = ropeTables(batch, documentStarts);
-    const ropeTable = scope.own(
-      tensorFrom(backend, angles, [angles.length / model.headDim, model.headDim], "activations"),
-    );
     const { heads, kvHeads } = split;
-    const { normEpsilon } = model;
-    const options = { core, region, ropeTable, heads, kvHeads, normEpsilon, mlpChunks, policy };
+    const { normEpsilon, headDim } = model;
+    const slices = split.slices({ batch, positions });
+    const rotary = createRotaryAngles(backend, ropeTables(batch, documentStarts), scope, { headDim, slices });
+    const options = { core, region, rotary, heads, kvHeads, normEpsilon, mlpChunks, policy };
     return parameters.blocks.map((weights, i) =>
       gathered(createDecoderBlock(backend, weights, options), groups.blocks[i], {
         previous: groups.blocks[i - 1],

@@ -4,7 +4,11 @@
  * @module
  */
 
+import { type Backend, tensorFrom } from "../backend/backend.ts";
 import type { ModelConfig } from "../config/model_config.ts";
+import { type RowSlice, rowsOfSlice } from "../layer/region.ts";
+import type { Scope } from "../tensor/scope.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 /**
  * The E/2 rotary frequencies in radians per position, rounded to f32 as transformers has them, with Llama 3.1's
@@ -48,6 +52,40 @@ export function createRotaryTables(model: ModelConfig, positions: Uint32Array, s
     }
     return table;
   };
+}
+
+/** Angles on the device. */
+export interface RotaryAngles {
+  /** Those of the rows of attention in a slice, as {@linkcode rotaryTable}; freed by the receiver. */
+  of(slice: RowSlice): Tensor;
+}
+
+/** What {@linkcode createRotaryAngles} works with. */
+export interface RotaryAnglesOptions {
+  /** Head dim E. */
+  readonly headDim: number;
+  /** Slices of the rows of attention, each within one sequence unless it is the only one. */
+  readonly slices: readonly RowSlice[];
+}
+
+/**
+ * Puts a table of {@linkcode RotaryTables} on the device: whole, owned by the scope, where all rows are one slice, and
+ * otherwise those of a slice when they are asked for, so that no rank holds the angles of all tokens.
+ */
+export function createRotaryAngles(
+  backend: Backend,
+  table: Float32Array,
+  scope: Scope,
+  { headDim, slices }: RotaryAnglesOptions,
+): RotaryAngles {
+  const rows = table.length / headDim;
+  const upload = (start: number, count: number) =>
+    tensorFrom(backend, table.subarray(start * headDim, (start + count) * headDim), [count, headDim], "activations");
+  if (slices.length === 1) {
+    const whole = scope.own(upload(0, rows));
+    return { of: () => whole.share() };
+  }
+  return { of: (slice) => upload(slice.at % rows, rowsOfSlice(slice)) };
 }
 
 /**

@@ -66,7 +66,8 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const block = whole(Object.values(blockShapes(model)));
   const head = whole([[model.vocab, D], [D]]);
   const rotaryRows = train.packed ? part.attentionRows : part.attentionRows / train.batch;
-  const stepInputs = attention.held + rotaryRows * E + train.accumulate - 1; // and losses of earlier micro-batches
+  const rotary = part.attentionSlice.isAll ? rotaryRows * E : 0;
+  const stepInputs = attention.held + rotary + train.accumulate - 1; // and losses of earlier micro-batches
   const base = resident + stepInputs;
 
   const each = keptElements(D, T, { attention: attention.saved, projected: part.attentionRows * part.ffn });
@@ -128,8 +129,8 @@ interface ComputedPart {
   readonly vocab: number;
   /** Rows of attention, and of all mini-sequences together. */
   readonly attentionRows: number;
-  /** Longest slice around attention. */
-  readonly attentionSlice: SliceRows;
+  /** Longest slice around attention, and whether it is the only one. */
+  readonly attentionSlice: SliceRows & { readonly isAll: boolean };
   /** Longest mini-sequence of the MLP. */
   readonly mlpSlice: SliceRows;
   /** Longest mini-sequence of the head. */
@@ -158,7 +159,10 @@ function computedPart(model: ModelConfig, train: TrainConfig, strategy: Estimate
     ffn: widthOf("gate_proj.weight"),
     vocab: widthOf("embed_tokens.weight"),
     attentionRows: attentionSlices.reduce((sum, { all }) => sum + all, 0),
-    attentionSlice: attentionSlices.reduce((longest, slice) => longest.all < slice.all ? slice : longest),
+    attentionSlice: {
+      ...attentionSlices.reduce((longest, slice) => longest.all < slice.all ? slice : longest),
+      isAll: attentionSlices.length === 1,
+    },
     mlpSlice: longest(mlpChunks),
     headSlice: longest(headChunks),
   };
@@ -167,7 +171,7 @@ function computedPart(model: ModelConfig, train: TrainConfig, strategy: Estimate
 /** Elements of an attention layer beyond its input and dy in what is held, saved, in forward and in backward. */
 function attentionElements(
   { dim: D, headDim: E }: ModelConfig,
-  { heads: H, kvHeads: K, attentionRows, attentionSlice: { own, exchanged } }: ComputedPart,
+  { heads: H, kvHeads: K, attentionRows, attentionSlice: { own, all, exchanged, isAll } }: ComputedPart,
   memory: AttentionMemory,
   T: number,
 ) {
@@ -183,7 +187,8 @@ function attentionElements(
       Math.max(
         saved + attentionRows * H * E + exchanged * D, // dOut, and dy of all ranks
         memory.backwardBytes / ELEMENT_BYTES,
-        attentionRows * (H + 2 * K) * E + (own + exchanged) * D, // dq, dk, dv, and the normed input
+        attentionRows * (H + 2 * K) * E + // dq, dk, dv, and the normed input, or rotary angles before it
+          Math.max((own + exchanged) * D, isAll ? 0 : all * E),
       ),
   };
 }
