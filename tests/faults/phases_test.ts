@@ -7,7 +7,7 @@ import { type FaultKind, type PhaseFault, type PhaseOutcome, PhaseProcesses } fr
 /** Longer than a rank gets no turn on a busy machine; who is killed is found at once, whatever the timeout. */
 const TIMEOUT_MS: Readonly<Record<FaultKind, number>> = { "killed": 10_000, "frozen": 2500, "cut off": 2500 };
 /** Runs at a time: most of one is waiting for its timeout. */
-const RUNS_AT_A_TIME = 4;
+const RUNS_AT_A_TIME = 6;
 
 /** How a strategy is run, and what the operations are called that its ranks are found in. */
 interface StrategyRow {

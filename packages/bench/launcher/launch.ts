@@ -47,11 +47,11 @@ export async function launch({ job, gpus, host, signal, onEvent }: LaunchOptions
   signal?.addEventListener("abort", () => aborted.resolve());
   try {
     signal?.throwIfAborted();
-    for (const [index, record] of records.entries()) {
+    for (const record of records) {
       processes.push(
         new RankProcess({
           order: { rank: record.rank, token, job, meeting },
-          environment: { ...allocatorEnvironment(), ...rankEnvironment(gpus, index) },
+          environment: { ...allocatorEnvironment(), ...rankEnvironment(gpus, record.rank) },
           onEvent: (event) => {
             noteEvent(record, event, processes);
             if (event.type === "failed") failed.resolve();
