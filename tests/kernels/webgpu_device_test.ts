@@ -263,6 +263,9 @@ gpuTest("tensors without elements cost nothing and break nothing", async (backen
   backend.ops.scale(none, 2);
   backend.ops.copy(none, end);
   assertEquals(await backend.readAll([none, end]), [new Float32Array(0), new Float32Array(0)]);
+  const read: number[] = [];
+  await backend.readAll([none, some, end], undefined, (i) => read.push(i));
+  assertEquals(read.sort(), [0, 1, 2], "each is said to be there, once");
 });
 
 gpuTest("the profile counts every dispatch and copy by kernel, once", async (backend) => {

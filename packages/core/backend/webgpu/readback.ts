@@ -94,7 +94,10 @@ export class Readback {
   ): () => Promise<Uint8Array[]> {
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
-    return () => this.#take(copies, into ? [...into] : ranges.map(() => new Uint8Array(0)), onRead);
+    return () => {
+      for (const [range, { bytes }] of ranges.entries()) if (bytes === 0) onRead(range);
+      return this.#take(copies, into ? [...into] : ranges.map(() => new Uint8Array(0)), onRead);
+    };
   }
 
   /** Fills `results`; those that are still empty are made here. */
