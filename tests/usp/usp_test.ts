@@ -35,7 +35,9 @@ const TOPOLOGIES: readonly (readonly [number, number, readonly ShapeName[]])[] =
 ];
 
 for (const [ulysses, ring, names] of TOPOLOGIES) {
-  for (const placement of ["zigzag", "contiguous"] as const) {
+  // A ring's own suite covers its placements; here the second one shows that it reaches the ring.
+  const placements = ulysses === 2 && ring === 2 ? ["zigzag", "contiguous"] as const : ["zigzag"] as const;
+  for (const placement of placements) {
     const usp = uspCase(ulysses, ring, placement);
     for (const name of names) {
       const shape = SHAPES[name];
