@@ -91,6 +91,7 @@ export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tens
 export { type Checkpoint, CHECKPOINT_FILES, checkSavable, readCheckpoint } from "./train/checkpoint_files.ts";
 export { CheckpointError } from "./train/checkpoint_folder.ts";
 export { DataSource, type DataSourceOptions } from "./train/data_source.ts";
+export { type ChunkCounts, chunkCounts } from "./train/chunk_counts.ts";
 export { learningRateAt } from "./train/lr_schedule.ts";
 export {
   type EstimatedStrategy,

@@ -56,6 +56,7 @@ function rankOf(stepMs: number[], peakBytes: number, values: Partial<StepReport>
       deviceName: "a device",
       isSoftware: true,
       localTokens: 100,
+      miniSequences: { mlp: 2, head: 3 },
       peak: { totalBytes: peakBytes, byTag: { ...NO_BYTES, weights: peakBytes } },
       highest: NO_BYTES,
       live: NO_BYTES,
@@ -102,7 +103,7 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
       "4,000 (2,500 to 10,000 over 3 steps)",
       "250 ms: compute 60.0 ms, exposed communication 10.0 ms, optimizer 20.0 ms",
       "75.0% hidden",
-      "MLP 1 (auto), LM head 3 (auto); recompute layer; shard none",
+      "MLP 2 (auto), LM head 3 (auto); recompute layer; shard none",
       "4.00 KiB",
     ]
   ) assertStringIncludes(text, part);

@@ -73,6 +73,8 @@ export interface RankResult {
   readonly isSoftware: boolean;
   /** Rows of a micro-batch on this rank. */
   readonly localTokens: number;
+  /** Mini-sequences of the MLP and of the LM head. */
+  readonly miniSequences: { readonly mlp: number; readonly head: number };
   /** Peak of device bytes by the ledger. */
   readonly peak: PeakMemory;
   /** Highest device bytes of each tag by itself. */

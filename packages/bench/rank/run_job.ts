@@ -9,6 +9,7 @@ import {
   batchFromPackedWindows,
   batchFromSequences,
   batchFromWindows,
+  chunkCounts,
   DataSource,
   END_TOKEN,
   keptOfWeights,
@@ -58,8 +59,12 @@ export async function runJob({ job, backend, strategy, emit }: RunJobOptions): P
       emit({ type: "saved", step: report.step });
     }
   }
-  const localTokens = train.batch * trainer.positions.length;
-  return await toResult(backend, localTokens, profile ? await backend.takeProfile() : []);
+  const { mlpChunks, headChunks } = chunkCounts(model, train, strategy);
+  const work = {
+    localTokens: train.batch * trainer.positions.length,
+    miniSequences: { mlp: mlpChunks, head: headChunks },
+  };
+  return await toResult(backend, work, profile ? await backend.takeProfile() : []);
 }
 
 /** The micro-batches of a step: the golden sequence every time, or the text in its order. */
@@ -82,14 +87,14 @@ async function openBatches({ run, goldenFolder }: RankJob): Promise<(step: numbe
 
 async function toResult(
   backend: Backend,
-  localTokens: number,
+  work: Pick<RankResult, "localTokens" | "miniSequences">,
   profile: readonly KernelTime[],
 ): Promise<Omit<RankResult, "links">> {
   const { ledger } = backend;
   return {
     deviceName: backend.deviceName,
     isSoftware: backend.isSoftware,
-    localTokens,
+    ...work,
     peak: ledger.peak(),
     highest: ledger.highest(),
     live: ledger.live(),

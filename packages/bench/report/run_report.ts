@@ -4,15 +4,7 @@
  * @module
  */
 
-import {
-  type Chunks,
-  headChunkCount,
-  type KernelTime,
-  type LinkProfile,
-  MEMORY_TAGS,
-  mlpChunkCount,
-  parameterCount,
-} from "@mst/core";
+import { type Chunks, type KernelTime, type LinkProfile, MEMORY_TAGS, parameterCount } from "@mst/core";
 import { type BenchPlan, type PlannedRun, type RunConfig, stepTokens } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
 import { strategyEntry } from "../scenario.ts";
@@ -116,10 +108,9 @@ function documentFact({ train }: RunConfig, { documentsPerStep }: RunSummary): [
 }
 
 /** Mini-sequences per MLP and LM head, with what `auto` came to on the rank with the most tokens. */
-function describeChunks({ model, train }: RunConfig, { ranks }: RunSummary): string {
-  const rows = Math.max(...ranks.map(({ localTokens }) => localTokens));
-  const mlp = mlpChunkCount(train.mlpChunks, rows, model.dim);
-  const head = headChunkCount(train.headChunks, model.vocab, model.dim);
+function describeChunks({ train }: RunConfig, { ranks }: RunSummary): string {
+  const most = (which: "mlp" | "head") => Math.max(...ranks.map(({ miniSequences }) => miniSequences[which]));
+  const [mlp, head] = [most("mlp"), most("head")];
   const show = (chunks: Chunks, count: number) => chunks === "auto" ? `${count} (auto)` : String(count);
   return `MLP ${show(train.mlpChunks, mlp)}, LM head ${show(train.headChunks, head)}`;
 }

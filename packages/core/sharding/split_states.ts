@@ -60,7 +60,7 @@ export function createSplitStates(
   shard: ShardStage,
 ): ModelStates {
   checkShard(strategy, shard);
-  const { rank, ranks } = strategy;
+  const { rank } = strategy;
   const all: SplitParameter[] = [];
   const trained = () =>
     all.flatMap((parameter) => parameter.gradient ? [{ ...parameter, gradient: parameter.gradient }] : []);
@@ -68,8 +68,9 @@ export function createSplitStates(
   /** Sums each gradient over the ranks that hold the same part, in groups in the same order on all of them. */
   async function reduceGradients(): Promise<void> {
     const groups = Map.groupBy(trained(), ({ placement }) => placement.sharers.join());
-    for (const [, members] of [...groups].toSorted(([a], [b]) => b.length - a.length)) {
-      const { sharers } = members[0].placement;
+    const sharersOf = ([{ placement }]: readonly SplitParameter[]) => placement.sharers;
+    for (const members of [...groups.values()].toSorted((a, b) => sharersOf(b).length - sharersOf(a).length)) {
+      const sharers = sharersOf(members);
       if (sharers.length > 1) await split.sumOver(sharers, members.map(({ gradient }) => gradient));
     }
   }
@@ -107,7 +108,7 @@ export function createSplitStates(
     group: () => PART_GROUP,
     own: () => trained().map(({ name, own, placement }) => ({ name, ...own, inNorm: placement.sharers[0] === rank })),
     reduceGradients,
-    sumSquares: (partials) => ranks === 1 ? Promise.resolve() : sumSquaresOverRanks(backend, strategy, partials),
+    sumSquares: (partials) => sumSquaresOverRanks(backend, strategy, partials),
 
     finishUpdate(): Promise<void> {
       clearGradients();
