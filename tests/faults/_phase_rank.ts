@@ -20,7 +20,7 @@ import { type Mesh, strategyEntry, type StrategyName } from "../../packages/benc
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 
 /** Where a rank can stop. */
-export type Phase = "rendezvous" | "forward" | "backward" | "gradient reduction" | "weight gathering";
+export type Phase = "rendezvous" | "forward" | "backward" | "gradient reduction" | "weight gathering" | "checkpoint";
 
 /** What a rank is told. */
 export interface PhaseOrder {
@@ -46,6 +46,8 @@ export interface PhaseOrder {
   readonly mesh?: Mesh;
   /** What ranks divide. */
   readonly shard: ShardStage;
+  /** Where checkpoints are saved after every step; nowhere if left out. */
+  readonly saveTo?: string;
   /** Where this rank stops until it gets the next line; nowhere if left out. */
   readonly stopIn?: Phase;
 }
@@ -63,13 +65,14 @@ const STOP_STEP = 2;
 const CALLS: Partial<Record<Phase, readonly string[]>> = {
   "gradient reduction": ["reduceGradients", "reduceScatterGradients", "reduceScatter", "sumOver"],
   "weight gathering": ["gatherWeights", "allGather"],
+  "checkpoint": ["gatherToFirst"],
 };
 
 /**
- * Calls with which a step begins: the first of them needs nothing of the others, who may not have ended the step before;
- * the second comes once all have had their part in the first.
+ * Calls with which a step or a checkpoint begins: the first of them needs nothing of the others, who may not have ended
+ * what was before; the second comes once all have had their part in the first.
  */
-const AT_THE_START: readonly string[] = ["forward", "allGather"];
+const AT_THE_START: readonly string[] = ["forward", "allGather", "gatherToFirst"];
 
 const MODEL = tinyModel({ layers: 2, dim: 24, heads: 6, kvHeads: 6, ffn: 24, vocab: 48 });
 const TRAIN = { seqTokens: 24, steps: 1_000_000 };
@@ -161,7 +164,7 @@ async function run(order: PhaseOrder): Promise<never> {
   }
 }
 
-async function train({ strategy: name, mesh, shard, stopIn }: PhaseOrder, group: ProcessGroup): Promise<never> {
+async function train({ strategy: name, mesh, shard, saveTo, stopIn }: PhaseOrder, group: ProcessGroup): Promise<never> {
   await using backend = createReferenceBackend();
   const strategy = strategyEntry(name).create({ backend, group, placement: "zigzag", mesh });
   const watched = new StopAt(stopIn, stop).watch(strategy);
@@ -172,7 +175,10 @@ async function train({ strategy: name, mesh, shard, stopIn }: PhaseOrder, group:
     train: parseTrainConfig({ ...TRAIN, shard }),
   });
   const batch = randomBatch(MODEL, TRAIN.seqTokens);
-  while (true) await trainer.step([batch]);
+  while (true) {
+    await trainer.step([batch]);
+    if (saveTo !== undefined) await trainer.save(saveTo);
+  }
 }
 
 if (import.meta.main) {

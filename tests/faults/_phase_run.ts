@@ -13,7 +13,7 @@ import type { PhaseEvent, PhaseOrder } from "./_phase_rank.ts";
 export type FaultKind = "killed" | "frozen" | "cut off";
 
 /** A fault of a run. */
-export interface PhaseFault extends Pick<PhaseOrder, "size" | "strategy" | "mesh" | "shard" | "timeoutMs"> {
+export interface PhaseFault extends Pick<PhaseOrder, "size" | "strategy" | "mesh" | "shard" | "saveTo" | "timeoutMs"> {
   /** When it happens. */
   readonly phase: NonNullable<PhaseOrder["stopIn"]>;
   /** What happens. */
@@ -127,7 +127,7 @@ const runs = new WeakMap<PhaseFault, { token: string; port: number }>();
 
 /** The order of a rank; the links of one that is to be cut off, rank 0 or 1, pass proxies. */
 function orderFor(rank: number, fault: PhaseFault, proxies: LinkProxy[]): PhaseOrder {
-  const { size, strategy, mesh, shard, timeoutMs, victim, kind, phase } = fault;
+  const { size, strategy, mesh, shard, saveTo, timeoutMs, victim, kind, phase } = fault;
   if (!runs.has(fault)) runs.set(fault, { token: crypto.randomUUID(), port: freePort() });
   const { token, port } = runs.get(fault)!;
   const through = (target: number) => {
@@ -144,6 +144,7 @@ function orderFor(rank: number, fault: PhaseFault, proxies: LinkProxy[]): PhaseO
     strategy,
     mesh,
     shard,
+    saveTo,
     timeoutMs,
     // A busy machine takes its time, which is no part of what is tested; rank 0 is to be the first to give up.
     rendezvousMs: phase === "rendezvous" && (rank === 0 || rank === victim) ? 2 * timeoutMs : 30_000,

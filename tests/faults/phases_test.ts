@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
-import type { ShardStage } from "@mst/core";
+import { readCheckpoint, type ShardStage } from "@mst/core";
 import type { Mesh, StrategyName } from "../../packages/bench/scenario.ts";
+import { withTempDir } from "../_support/temp_dir.ts";
 import type { Phase } from "./_phase_rank.ts";
 import { type FaultKind, type PhaseFault, type PhaseOutcome, PhaseProcesses } from "./_phase_run.ts";
 
@@ -26,6 +27,11 @@ const PHASES: readonly (readonly [phase: Phase, shard: ShardStage, operation?: R
   ["gradient reduction", "none", /allReduce/],
 ];
 
+/** Ranks stop while weights and moments pass through rank 0, which is where they hold parts of them. */
+function saving(shard: ShardStage): typeof PHASES[number] {
+  return ["checkpoint", shard, /"checkpoint of [\w.]+"/];
+}
+
 /** Strategies that split the weights gather none. */
 const GATHERING: typeof PHASES = [["weight gathering", "weights", /allGather/]];
 
@@ -41,16 +47,16 @@ const STRATEGIES: Readonly<Record<Exclude<StrategyName, "single">, StrategyRow>>
     size: 3,
     forward: /"forward k, v, round/,
     backward: /"backward (k, v|dk, dv), round/,
-    phases: [...GATHERING, ...OTHER_STAGES],
+    phases: [...GATHERING, ...OTHER_STAGES, saving("optimizer")],
   },
-  ulysses: { size: 3, forward: /allToAll/, backward: /allToAll/, phases: GATHERING },
-  megatron: { size: 3, forward: /allToAll/, backward: /allToAll/, phases: [] },
+  ulysses: { size: 3, forward: /allToAll/, backward: /allToAll/, phases: [...GATHERING, saving("weights")] },
+  megatron: { size: 3, forward: /allToAll/, backward: /allToAll/, phases: [saving("none")] },
   usp: {
     size: 4,
     mesh: { ulysses: 2, ring: 2 },
     forward: /forward k, v|allToAll/,
     backward: /backward|allToAll/,
-    phases: GATHERING,
+    phases: [...GATHERING, saving("gradients")],
   },
 };
 
@@ -133,13 +139,22 @@ Deno.test({
           sanitizeOps: false,
           sanitizeResources: false,
           sanitizeExit: false,
-          fn: async () => {
-            const outcome = await processes.suffer(fault);
-            check(fault, outcome);
-            for (const changed of [{ victim: (victim + 1) % size }, { operation: /of another phase/ }]) {
-              assertThrows(() => check({ ...fault, ...changed }, outcome), Error, undefined, "The check can fail");
-            }
-          },
+          fn: () =>
+            withTempDir(async (folder) => {
+              const saveTo = phase === "checkpoint" ? `${folder}/saved` : undefined;
+              const outcome = await processes.suffer({ ...fault, saveTo });
+              check(fault, outcome);
+              if (saveTo !== undefined) {
+                assertEquals(
+                  (await readCheckpoint(saveTo)).state.step,
+                  1,
+                  "The checkpoint of the step before is whole",
+                );
+              }
+              for (const changed of [{ victim: (victim + 1) % size }, { operation: /of another phase/ }]) {
+                assertThrows(() => check({ ...fault, ...changed }, outcome), Error, undefined, "The check can fail");
+              }
+            }),
         });
       }
     };
