@@ -56,6 +56,17 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
     "--strategy=megatron --model=tiny --ranks=2 --shard=gradients",
     "Cannot shard gradients under megatron: its ranks hold parts of weights, gradients and moments already",
   ],
+  ["main.ts", "--save-every=5", "Cannot use --save-every without --save: it has to know the folder"],
+  ["main.ts", "--save=a --verify", "Cannot use --save with --verify: its runs have no single result"],
+  ["main.ts", "--resume=a --compare", "Cannot use --resume with --compare: its runs start from the first step"],
+  ["main.ts", "--save=/proc/a", "Cannot save a checkpoint to /proc/a: "],
+  [
+    "main.ts",
+    `--save=${GOLDEN}llama3`,
+    "it holds config.json and is no checkpoint, wanted an empty folder, a checkpoint",
+  ],
+  ["main.ts", "--resume=/nonexistent", "Cannot go on from /nonexistent: it has no readable trainer_state.json"],
+  ["main.ts", `--resume=${GOLDEN}llama3`, "llama3: it has no readable trainer_state.json"],
   ["main.ts", "--ulysses=2", "Cannot use --ulysses=2 with --strategy=ring: its ranks have one axis"],
   ["main.ts", "--strategy=ulysses --ring=2", "Cannot use --ring=2 with --strategy=ulysses: its ranks have one axis"],
   [
