@@ -18,7 +18,9 @@ import { type PartRuns, putPart } from "../sharding/weight_part.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
 import { elementCount } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { release } from "../transport/release.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
 import { replaceFolder } from "./checkpoint_folder.ts";
 import { CHECKPOINT_FILES, type CheckpointHeads, checkpointHeads, momentNames } from "./checkpoint_files.ts";
 import type { Optimizer, UpdatedElements } from "./optimizer.ts";
@@ -50,6 +52,9 @@ export interface SaveCheckpointOptions extends RankStates {
   /** What it is trained on. */
   readonly text?: SavedText;
 }
+
+/** Elements of a tensor that are read from the device at once. */
+const PIECE_FLOATS = 16 * 2 ** 20;
 
 /** What a checkpoint holds of each element of a parameter. */
 type Kind = "value" | "m" | "v";
@@ -97,20 +102,33 @@ async function writeTensors(
   write?: (name: string, kind: Kind, whole: Float32Array) => Promise<void>,
 ): Promise<void> {
   const own = ownByName(optimizer);
-  const memory = new Float32Array(write ? largestSize(model) : 0);
+  const memory = new SharedMemory(); // what is sent from it is not copied
+  const wholes = new Float32Array(write ? largestSize(model) : 0);
   for (const weight of parameterSpecs(model)) {
     const parts = partsByRank(weight, states, strategy.ranks);
-    const whole = memory.subarray(0, elementCount(weight.shape));
+    const whole = wholes.subarray(0, elementCount(weight.shape));
+    const isAlone = parts.every((part, rank) => rank === 0 || !part);
+    const gives = parts[strategy.rank] !== undefined;
     for (const kind of ["value", "m", "v"] as const) {
-      const gives = parts[strategy.rank] !== undefined;
-      const values = gives ? await backend.read(own.get(weight.name)![kind]) : new Float32Array(0);
-      const isAlone = parts.every((part, rank) => rank === 0 || !part);
+      const values = memory.floats(gives ? own.get(weight.name)![kind].size : 0);
+      if (gives) await readInPieces(backend, own.get(weight.name)![kind], values);
       const received = isAlone ? [values] : await strategy.gatherToFirst(values, `checkpoint of ${weight.name}`);
-      if (!write) continue;
-      for (const [rank, part] of parts.entries()) if (part) putPart(received[rank], whole, part);
-      received.forEach(release);
-      await write(weight.name, kind, whole);
+      if (write) {
+        for (const [rank, part] of parts.entries()) if (part) putPart(received[rank], whole, part);
+        received.forEach(release);
+        await write(weight.name, kind, whole);
+      }
+      memory.give(values);
     }
+  }
+}
+
+/** Reads a flat tensor so that little of it is on its way at a time: the device copies to memory that the host sees first. */
+async function readInPieces(backend: Backend, tensor: Tensor, into: Float32Array): Promise<void> {
+  for (let start = 0; start < tensor.size; start += PIECE_FLOATS) {
+    const end = Math.min(tensor.size, start + PIECE_FLOATS);
+    using piece = tensor.elements(start, end);
+    await backend.readAll([piece], [into.subarray(start, end)]);
   }
 }
 
