@@ -51,8 +51,9 @@ gpuTest("WebGPU is the default where there is a driver, and a ring computes what
 
 gpuTest("--profile prints the time of kernels on the device", async () => {
   const { report } = await benchReport([...SMALL, "--strategy=single", "--profile"]);
-  const { profile } = report.runs[0].summary;
+  const { profile, computeMs, optimizerMs, stepMs } = report.runs[0].summary;
   assert(profile!.some(({ kernel, totalMs }) => kernel.includes("matmul") && totalMs > 0));
+  assert(computeMs > 0 && optimizerMs > 0 && computeMs + optimizerMs <= 1.01 * stepMs.max);
 });
 
 gpuTest("a variant without enough memory is a row of --compare", async () => {

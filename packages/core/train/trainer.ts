@@ -131,8 +131,8 @@ export class Trainer implements Disposable {
     const startMs = performance.now();
 
     const losses = await this.#forwardBackward(batches);
-    const busy = this.#backend.takeBusyMs().then((busyMs) => ({ busyMs, atMs: performance.now() }));
-    busy.catch(() => {});
+    const busyMs = await this.#backend.takeBusyMs() ?? 0;
+    const computePhaseMs = performance.now() - startMs;
     const attention = this.#strategy.takeExchange();
     await this.#states.reduceGradients();
     const reduced = this.#strategy.takeExchange();
@@ -145,8 +145,6 @@ export class Trainer implements Disposable {
     const [[gradNorm], ...lossSums] = await this.#backend.readAll([clip, ...losses]);
     const loss = await this.#meanLoss(lossSums, batches);
     const endMs = performance.now();
-    const { busyMs = 0, atMs: computedAtMs } = await busy;
-    const computePhaseMs = computedAtMs - startMs;
     const exposedMs = Math.min(attention.communicationMs, Math.max(0, computePhaseMs - busyMs));
     const weightsMs = reduced.communicationMs + gathered.communicationMs; // of gradients and weights
     losses.forEach((tensor) => tensor.free());
@@ -161,7 +159,7 @@ export class Trainer implements Disposable {
       computeMs: computePhaseMs - exposedMs,
       communicationMs: attention.communicationMs + weightsMs,
       exposedCommunicationMs: exposedMs + weightsMs,
-      optimizerMs: endMs - Math.max(reducedAtMs, computedAtMs) - gathered.communicationMs,
+      optimizerMs: endMs - reducedAtMs - gathered.communicationMs,
       bytesSent: attention.bytesSent + reduced.bytesSent + gathered.bytesSent,
       documents: batches.reduce((count, batch) => count + documentCount(batch), 0),
     };

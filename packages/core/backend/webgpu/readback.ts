@@ -8,12 +8,10 @@ import { sizeClass } from "./buffer_pool.ts";
 import type { PooledBuffer } from "./buffer_pool.ts";
 import type { CommandQueue } from "./command_queue.ts";
 import { DeviceError, type DeviceErrors } from "./device_error.ts";
+import { freeCopy, MAPPED_ALIGNMENT, ReadMapping } from "./read_mapping.ts";
 
 /** Most bytes of one staging buffer; larger reads take several. */
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
-
-/** What WebGPU wants the offset of a mapped range to be a multiple of. */
-const MAPPED_ALIGNMENT = 8;
 
 /**
  * Bytes that are copied to given memory at once. Deno copies a mapped range into memory of its own; a copy that is short
@@ -58,7 +56,7 @@ export class Readback {
   readonly #maxStagingBytes: number;
   /** Unmapped staging buffers, least recently used first. */
   readonly #idle: GPUBuffer[] = [];
-  readonly #mappedBefore = new WeakSet<GPUBuffer>();
+  readonly #mapping = new ReadMapping();
 
   /**
    * @param device device to read from
@@ -106,12 +104,7 @@ export class Readback {
     results: Uint8Array[],
     onRead: (range: number) => void,
   ): Promise<Uint8Array[]> {
-    const mappings = copies.map(({ staging, total }) => this.#map(staging, total));
-    mappings.forEach((mapping) => mapping.catch(() => {})); // one that is not waited for cannot have failed
-    if (!copies.every((copy) => this.#isMapped(copy))) {
-      await Promise.all(mappings);
-      for (const { staging } of copies) this.#mappedBefore.add(staging);
-    }
+    await this.#map(copies);
     for (const { pieces, staging } of copies) {
       for (const piece of pieces) {
         // So that the caller can hand over what the device computes, and use what is there, while this thread copies.
@@ -166,27 +159,12 @@ export class Readback {
     }
   }
 
-  /**
-   * Whether a buffer whose mapping has been started can be read already. Deno blocks in the call until the buffer is
-   * mapped, and then sleeps 10 ms before it says so. By the standard, and in Deno for a buffer that was never mapped
-   * before, the range is there only after that.
-   */
-  #isMapped({ staging, total }: StagedCopy): boolean {
-    if (!this.#mappedBefore.has(staging)) return false;
+  async #map(copies: readonly StagedCopy[]): Promise<void> {
     try {
-      freeCopy(staging.getMappedRange(0, Math.min(total, MAPPED_ALIGNMENT)));
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  /** Starts mapping at once: Deno then waits for the work handed over so far, and not for what follows. */
-  async #map(staging: GPUBuffer, bytes: number): Promise<void> {
-    try {
-      await staging.mapAsync(GPUMapMode.READ, 0, bytes);
+      await this.#mapping.map(copies);
     } catch (cause) {
       await this.#errors.settle(); // a copy that failed leaves the buffer unmappable, and its own error says why
+      const bytes = copies.reduce((sum, { total }) => sum + total, 0);
       throw new DeviceError(`Cannot map ${bytes} bytes for the host: ${(cause as Error).message}`, undefined, {
         cause,
       });
@@ -220,15 +198,6 @@ function keepMapped(mapped: ArrayBuffer): ArrayBuffer {
     return mapped.transfer();
   } catch {
     return mapped.slice();
-  }
-}
-
-/** Frees a mapped range that is a copy. */
-function freeCopy(mapped: ArrayBuffer): void {
-  try {
-    mapped.transfer(0);
-  } catch {
-    // By the standard it is no copy.
   }
 }
 

@@ -5,12 +5,12 @@
  */
 
 import type { KernelTime } from "../backend.ts";
+import { ReadMapping, type StagedBytes } from "./read_mapping.ts";
 
 const TIMESTAMP_BYTES = 8;
 
 /** A batch whose timestamps are on their way to the host. */
-interface PendingBatch {
-  readonly staging: GPUBuffer;
+interface PendingBatch extends StagedBytes {
   readonly kernels: readonly string[];
 }
 
@@ -20,6 +20,7 @@ export class Timestamps {
   readonly #queries: GPUQuerySet;
   readonly #resolved: GPUBuffer;
   readonly #idle: GPUBuffer[] = [];
+  readonly #mapping = new ReadMapping();
   readonly #bytes: number;
   #pending: PendingBatch[] = [];
   #kernels: string[] = [];
@@ -71,17 +72,17 @@ export class Timestamps {
     const bytes = 2 * this.#kernels.length * TIMESTAMP_BYTES;
     encoder.resolveQuerySet(this.#queries, 0, 2 * this.#kernels.length, this.#resolved, 0);
     encoder.copyBufferToBuffer(this.#resolved, 0, staging, 0, bytes);
-    this.#pending.push({ staging, kernels: this.#kernels });
+    this.#pending.push({ staging, total: bytes, kernels: this.#kernels });
     this.#kernels = [];
   }
 
-  /** Adds the times of all submitted batches to the totals. */
+  /** Waits for all submitted batches and adds their times to the totals. */
   async collect(): Promise<void> {
     const batches = this.#pending;
     this.#pending = [];
-    await Promise.all(batches.map(({ staging }) => staging.mapAsync(GPUMapMode.READ)));
-    for (const { staging, kernels } of batches) {
-      const times = new BigUint64Array(staging.getMappedRange());
+    await this.#mapping.map(batches);
+    for (const { staging, total, kernels } of batches) {
+      const times = new BigUint64Array(staging.getMappedRange(0, total));
       kernels.forEach((kernel, i) => this.#add(kernel, Number(times[2 * i + 1] - times[2 * i]) / 1e6));
       staging.unmap();
       this.#idle.push(staging);

@@ -187,7 +187,9 @@ export class WebGpuBackend implements Backend, StorageOwner {
   async #collectTimes(): Promise<void> {
     this.#errors.check();
     this.#queue.flush();
-    await Promise.all([this.#timestamps?.collect(), this.#readback.wait()]);
+    if (!this.#timestamps) return await this.#readback.wait();
+    await this.#timestamps.collect();
+    await this.#errors.settle();
   }
 
   reclaim(buffer: PooledBuffer): void {
