@@ -27,7 +27,7 @@ import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 import { assertAttentionMemory } from "./_attention_memory.ts";
 import { stateTraffic } from "./_state_traffic.ts";
 
-/** A shape that strategies are tried on; the ranks go from 1 to 5. */
+/** A shape that strategies are tried on. */
 export interface ConformanceShape {
   readonly model: ModelConfig;
   readonly seqTokens: number;
@@ -36,7 +36,7 @@ export interface ConformanceShape {
   readonly longestDocument?: number;
 }
 
-/** Every shape by its name. */
+/** Every shape by its name; the ranks go from 1 to 5. */
 export const SHAPES = {
   "ragged": shape(37),
   "as many tokens as ranks": shape(5),
@@ -90,6 +90,9 @@ export interface StepRun {
 
 const RANKS = [1, 2, 3, 4, 5];
 
+/** A shape that eight ranks can share under every strategy, those with fewer kv heads than ranks included. */
+const FOR_EIGHT_RANKS: ConformanceShape = { ...shape(43, { heads: 8, kvHeads: 2 }, 2), longestDocument: 20 };
+
 /** Defines the tests of a strategy. */
 export function testStrategy(strategy: StrategyCase): void {
   for (const name of Object.keys(SHAPES) as ShapeName[]) {
@@ -131,6 +134,15 @@ export function testStrategy(strategy: StrategyCase): void {
       }
     });
   }
+
+  Deno.test(`${strategy.name} computes, sends and holds over 8 ranks what it should`, async () => {
+    for (const shard of shardsOf(strategy)) await assertSameTraining(strategy, FOR_EIGHT_RANKS, 8, shard);
+    await assertSameGradients(strategy, FOR_EIGHT_RANKS, 8);
+    await assertTraffic(strategy, FOR_EIGHT_RANKS, 8);
+    await onRanks(8, async (backend, group) => {
+      await assertAttentionMemory(backend, strategy.create({ backend, group }), FOR_EIGHT_RANKS);
+    });
+  });
 
   for (const shard of SHARD_STAGES.filter((shard) => !shardsOf(strategy).includes(shard))) {
     Deno.test(`${strategy.name} refuses to shard ${shard}`, async () => {
