@@ -23,34 +23,9 @@ import {
   UnsupportedTopologyError,
 } from "@mst/core";
 import { assertClose } from "../_support/compare.ts";
-import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 import { assertAttentionMemory } from "./_attention_memory.ts";
+import { type ConformanceShape, FOR_EIGHT_RANKS, randomBatches, type ShapeName, SHAPES } from "./_shapes.ts";
 import { stateTraffic } from "./_state_traffic.ts";
-
-/** A shape that strategies are tried on. */
-export interface ConformanceShape {
-  readonly model: ModelConfig;
-  readonly seqTokens: number;
-  readonly batch: number;
-  /** Most tokens of a document; left out: every sequence is one. */
-  readonly longestDocument?: number;
-}
-
-/** Every shape by its name; the ranks go from 1 to 5. */
-export const SHAPES = {
-  "ragged": shape(37),
-  "as many tokens as ranks": shape(5),
-  "fewer tokens than half blocks": shape(7, {}, 2),
-  "multi-query, batches": shape(26, { kvHeads: 1 }, 3),
-  "multi-head, tied": shape(33, { kvHeads: 4, tiedEmbeddings: true }),
-  "fifteen heads in groups of five": shape(31, { heads: 15, kvHeads: 3 }),
-  "fifteen heads, multi-query": shape(22, { heads: 15, kvHeads: 1 }, 2),
-  "packed documents": { ...shape(41), longestDocument: 17 },
-  "packed documents, shorter than any block, batches": { ...shape(29, { kvHeads: 1 }, 3), longestDocument: 3 },
-} as const satisfies Record<string, ConformanceShape>;
-
-/** Name of a shape. */
-export type ShapeName = keyof typeof SHAPES;
 
 /** What a strategy cannot do, and says so. */
 export interface Skip {
@@ -89,9 +64,6 @@ export interface StepRun {
 }
 
 const RANKS = [1, 2, 3, 4, 5];
-
-/** A shape that eight ranks can share under every strategy, those with fewer kv heads than ranks included. */
-const FOR_EIGHT_RANKS: ConformanceShape = { ...shape(43, { heads: 8, kvHeads: 2 }, 2), longestDocument: 20 };
 
 /** Defines the tests of a strategy. */
 export function testStrategy(strategy: StrategyCase): void {
@@ -303,20 +275,9 @@ function skipOf({ skips }: StrategyCase, name: ShapeName, ranks: number): Skip |
   return skips.find((skip) => skip.shapes.includes(name) && skip.ranks.includes(ranks));
 }
 
-function shape(seqTokens: number, model: Partial<ModelConfig> = {}, batch = 1): ConformanceShape {
-  return { model: tinyModel(model), seqTokens, batch };
-}
-
 function trainConfig(
   { seqTokens, batch, longestDocument }: ConformanceShape,
   values: Record<string, unknown>,
 ): TrainConfig {
   return parseTrainConfig({ seqTokens, batch, packed: longestDocument !== undefined, ...values });
-}
-
-function randomBatches({ model, seqTokens, batch, longestDocument }: ConformanceShape, count: number): TokenBatch[] {
-  return Array.from(
-    { length: count },
-    (_, i) => randomBatch(model, seqTokens, { batch, seed: i + 1, ignored: 0.3, longestDocument }),
-  );
 }

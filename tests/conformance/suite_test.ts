@@ -10,7 +10,8 @@ import {
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
 import { assertAttentionMemory } from "./_attention_memory.ts";
-import { assertSameGradients, assertSameTraining, assertTraffic, SHAPES, type StrategyCase } from "./_conformance.ts";
+import { assertSameGradients, assertSameTraining, assertTraffic, type StrategyCase } from "./_conformance.ts";
+import { SHAPES } from "./_shapes.ts";
 
 /** Every rank computes the whole sequence by itself, so that sums over two ranks are twice what they should be. */
 const repeated: StrategyCase = {

@@ -6,13 +6,11 @@ import {
   assertSameGradients,
   assertTraffic,
   type AttentionTraffic,
-  type ConformanceShape,
-  type ShapeName,
-  SHAPES,
   type StepRun,
   type StrategyCase,
   testStrategy,
 } from "../conformance/_conformance.ts";
+import { type ConformanceShape, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
 
 const FIFTEEN_HEADS: readonly ShapeName[] = ["fifteen heads in groups of five", "fifteen heads, multi-query"];
 const FOUR_HEADS = (Object.keys(SHAPES) as ShapeName[]).filter((name) => !FIFTEEN_HEADS.includes(name));

@@ -2,7 +2,8 @@
 
 import type { SequenceStrategy } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
-import { type AttentionTraffic, type ConformanceShape, testStrategy } from "../conformance/_conformance.ts";
+import { type AttentionTraffic, testStrategy } from "../conformance/_conformance.ts";
+import type { ConformanceShape } from "../conformance/_shapes.ts";
 
 for (const placement of ["zigzag", "contiguous"] as const) {
   testStrategy({

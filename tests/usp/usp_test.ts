@@ -18,11 +18,9 @@ import {
   assertSameTraining,
   assertTraffic,
   type AttentionTraffic,
-  type ConformanceShape,
-  type ShapeName,
-  SHAPES,
   type StrategyCase,
 } from "../conformance/_conformance.ts";
+import { type ConformanceShape, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
 
 /** Ulysses' ranks U, ring's ranks R, and the shapes whose heads fit. */
 const TOPOLOGIES: readonly (readonly [number, number, readonly ShapeName[]])[] = [
