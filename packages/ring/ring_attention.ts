@@ -108,6 +108,7 @@ export function createRingAttention(
         using scope = new Scope();
         attend(await upload(received[round - 1], round, scope, backwardIsNext), true);
       }
+      await Promise.all(own); // reads can overtake one another, and labels of all layers are the same
       if (backwardIsNext) await freeBlock(own);
 
       const tensors = savedTensors({ q, k, v, out, logSumExp });
