@@ -27,7 +27,7 @@ import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 const MODELS: Record<string, ModelConfig> = {
   "balanced": tinyModel(),
   "wide MLP": tinyModel({ ffn: 300 }),
-  "large vocabulary": tinyModel({ vocab: 3000 }),
+  "large vocabulary": tinyModel({ vocab: 1000 }),
   "many heads": tinyModel({ heads: 24, kvHeads: 1, headDim: 8, layers: 1 }),
   "many heads, each with keys of its own": tinyModel({ heads: 24, kvHeads: 24, headDim: 8, layers: 1 }),
   "tied, one layer": tinyModel({ tiedEmbeddings: true, layers: 1, ffn: 8 }),
@@ -50,11 +50,15 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
 };
 
-async function assertEstimate(backend: Backend, strategy: SequenceStrategy, model: ModelConfig, train: TrainConfig) {
+async function assertEstimate(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  { model, train, steps }: { model: ModelConfig; train: TrainConfig; steps: number },
+) {
   const estimate = estimateMemory(model, train, strategy);
   const what = `rank ${strategy.rank}, ${JSON.stringify(train)}, ${estimate.moments[0].moment}`;
   const trainer = new Trainer({ backend, strategy, model, train });
-  for (let step = 1; step <= 2; step++) {
+  for (let step = 1; step <= steps; step++) {
     backend.ledger.resetPeak();
     const batches = Array.from(
       { length: train.accumulate },
@@ -124,12 +128,14 @@ function createUsp(context: StrategyContext): SequenceStrategy {
 const peakMoments = new Set<string>();
 
 for (const [name, model] of Object.entries(MODELS)) {
+  const steps = name === "balanced" ? 2 : 1; // what a step leaves behind does not depend on the shape
+
   Deno.test(`the estimate equals the ledger to the byte: ${name}`, async () => {
     for (const run of Object.values(RUNS)) {
       for (const recompute of RECOMPUTE_POLICIES) {
         const train = parseTrainConfig({ seqTokens: 24, recompute, ...run });
         await using backend = createReferenceBackend();
-        const estimate = await assertEstimate(backend, createSingleStrategy(backend), model, train);
+        const estimate = await assertEstimate(backend, createSingleStrategy(backend), { model, train, steps });
         peakMoments.add(estimate.moments[0].moment);
         for (const { create, ranks, shards } of STRATEGIES) {
           if (shards && !shards.includes(train.shard)) continue;
@@ -137,7 +143,7 @@ for (const [name, model] of Object.entries(MODELS)) {
             await Promise.all(
               createLoopbackGroups(size).map(async (group) => {
                 await using backend = createReferenceBackend();
-                const { moments } = await assertEstimate(backend, create({ backend, group }), model, train);
+                const { moments } = await assertEstimate(backend, create({ backend, group }), { model, train, steps });
                 peakMoments.add(moments[0].moment);
                 await group.close();
               }),
