@@ -78,7 +78,8 @@ export async function train(way: Way, options: TrainOptions = {}): Promise<{ rep
   return { reports: ranks[0].reports, peaks: ranks.map(({ peak }) => peak) };
 }
 
-async function trainRank(
+/** Trains on one rank of a group, which is closed at the end. */
+export async function trainRank(
   way: Way,
   group: ProcessGroup,
   { model = MODEL, weights, resume, until = STEPS, save }: TrainOptions,

@@ -107,12 +107,12 @@ async function writeTensors(
   for (const weight of parameterSpecs(model)) {
     const parts = partsByRank(weight, states, strategy.ranks);
     const whole = wholes.subarray(0, elementCount(weight.shape));
-    const isAlone = parts.every((part, rank) => rank === 0 || !part);
     const gives = parts[strategy.rank] !== undefined;
     for (const kind of ["value", "m", "v"] as const) {
       const values = memory.floats(gives ? own.get(weight.name)![kind].size : 0);
       if (gives) await readInPieces(backend, own.get(weight.name)![kind], values);
-      const received = isAlone ? [values] : await strategy.gatherToFirst(values, `checkpoint of ${weight.name}`);
+      // Also where rank 0 has all of it: a request for each tensor tells the others that writing goes on.
+      const received = await strategy.gatherToFirst(values, `checkpoint of ${weight.name}`);
       if (write) {
         for (const [rank, part] of parts.entries()) if (part) putPart(received[rank], whole, part);
         received.forEach(release);
