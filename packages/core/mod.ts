@@ -39,7 +39,7 @@ export {
 export { miniSequence, type MiniSequenceOptions } from "./mini_sequence/mini_sequence.ts";
 export { type AttentionLayerOptions, createAttentionLayer } from "./model/attention.ts";
 export { attentionShape, createDecoder, type Decoder, type DecoderOptions } from "./model/decoder.ts";
-export { addEmbeddingGradient, type LayoutStrategy, splitWeights, weightLayout } from "./model/whole_weights.ts";
+export { addEmbeddingGradient, type LayoutStrategy, weightLayout } from "./model/whole_weights.ts";
 export { createDecoderBlock, type DecoderBlockOptions } from "./model/decoder_block.ts";
 export { batchFromDocuments, batchFromPackedWindows, documentCount, type PackedSequence } from "./model/documents.ts";
 export { createMlpLayer } from "./model/mlp.ts";

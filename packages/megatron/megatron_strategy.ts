@@ -114,10 +114,5 @@ function createTensorParallel(
       groups.set(key, among);
       return clock.exchange(() => allReduceGradients(backend, among, tensors));
     },
-
-    async gatherValues(values: Float32Array): Promise<Float32Array[]> {
-      const parts = await group.allGather(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
-      return parts.map((part) => new Float32Array(part.buffer));
-    },
   };
 }

@@ -23,12 +23,14 @@ export function weightLayout(model: ModelConfig, strategy: LayoutStrategy): Weig
 }
 
 /** How ranks compute with the weights of a model; every rank by itself unless the strategy says otherwise. */
-export function splitWeights(backend: Backend, model: ModelConfig, strategy: SequenceStrategy): TensorParallel {
+export function splitWeights(
+  backend: Backend,
+  model: ModelConfig,
+  strategy: SequenceStrategy,
+): WeightLayout & Pick<TensorParallel, "computation"> {
   return strategy.tensorParallel?.(model) ?? {
     ...wholeLayout(model, strategy),
     computation: (batch) => createWholeComputation(backend, batch, strategy.rank),
-    sumOver: (_ranks, tensors) => strategy.reduceGradients(tensors),
-    gatherValues: (values) => Promise.resolve([values]),
   };
 }
 

@@ -79,7 +79,7 @@ export function createSplitStates(
   async function assemble(weight: NamedShape, values: Float32Array, { part }: Placement): Promise<Float32Array> {
     if (!part) return values;
     const whole = new Float32Array(elementCount(weight.shape));
-    for (const [owner, other] of (await split.gatherValues(values)).entries()) {
+    for (const [owner, other] of (await strategy.allGather(values)).entries()) {
       putPart(other, whole, partRuns(weight.shape, split.placement(weight, owner).part));
     }
     return whole;

@@ -88,6 +88,4 @@ export interface TensorParallel extends WeightLayout {
    * the bit on all of them.
    */
   sumOver(ranks: readonly number[], tensors: readonly Tensor[]): Promise<void>;
-  /** Values of every rank, in rank order. */
-  gatherValues(values: Float32Array): Promise<Float32Array[]>;
 }
