@@ -8,6 +8,7 @@
 import {
   addFloats,
   type Backend,
+  bytesOf,
   type ExchangeClock,
   type GatheredRows,
   type ProcessGroup,
@@ -120,8 +121,4 @@ function eachRank(all: Tensor, counts: readonly number[], use: (rows: Tensor, ra
     use(rows, rank);
     start += count;
   }
-}
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -5,8 +5,16 @@
  * @module
  */
 
-import { addFloats, type Backend, type ExchangeClock, type ProcessGroup, type SharedMemory } from "@mst/core";
-import { Scope, type Tensor } from "@mst/core";
+import {
+  addFloats,
+  type Backend,
+  bytesOf,
+  type ExchangeClock,
+  type ProcessGroup,
+  Scope,
+  type SharedMemory,
+  type Tensor,
+} from "@mst/core";
 import { HostPiece } from "./host_piece.ts";
 
 /** Floats of a whole piece: long enough for the throughput of a link, several to a block of a long sequence. */
@@ -153,8 +161,4 @@ function pairSpans(elements: number): { matrix: 0 | 1; start: number; end: numbe
 function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }

@@ -9,6 +9,7 @@
 
 import {
   type Backend,
+  bytesOf,
   type ExchangeClock,
   type ProcessGroup,
   release,
@@ -177,8 +178,4 @@ function eachBlock(
     use(block, i);
     start += rows * own;
   });
-}
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, bytesOf, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
@@ -118,10 +118,6 @@ export async function gatherValuesToFirst(
   await Promise.all(others.map((rank) => group.send(rank, new Uint8Array(0), label)));
   const received = await Promise.all(others.map((rank) => group.recv(rank, label)));
   return [values, ...received.map(floatsOf)];
-}
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
 function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {

@@ -270,7 +270,8 @@ function asFloats(bytes: Bytes, length: number): Float32Array<ArrayBuffer> {
   return new Float32Array(bytes.buffer);
 }
 
-function bytesOf<Buffer extends ArrayBufferLike>(data: Float32Array<Buffer>): Uint8Array<Buffer> {
+/** The bytes of floats, where they lie. */
+export function bytesOf<Buffer extends ArrayBufferLike>(data: Float32Array<Buffer>): Uint8Array<Buffer> {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
