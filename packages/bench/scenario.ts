@@ -6,6 +6,7 @@
 
 import {
   type Backend,
+  checkHeadSplit,
   checkShard,
   contiguousPartition,
   createSingleStrategy,
@@ -18,7 +19,7 @@ import {
 } from "@mst/core";
 import { checkMegatronTopology, createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
-import { checkUlyssesTopology, createUlyssesStrategy } from "@mst/ulysses";
+import { createUlyssesStrategy } from "@mst/ulysses";
 
 /** Which tokens a rank owns: two blocks that balance causal attention, or one. */
 export type Placement = "zigzag" | "contiguous";
@@ -73,7 +74,7 @@ const STRATEGIES = {
     placements: [],
     check: ({ ranks }, { seqTokens }, model) => {
       contiguousPartition(seqTokens, ranks);
-      checkUlyssesTopology(model, ranks);
+      checkHeadSplit(model, ranks);
     },
     create: ({ backend, group }) => createUlyssesStrategy({ backend, group }),
   },
@@ -93,7 +94,7 @@ const STRATEGIES = {
     placements: ["zigzag", "contiguous"],
     check: ({ ranks, mesh }, { seqTokens }, model) => {
       contiguousPartition(seqTokens, ranks);
-      checkUlyssesTopology(model, mesh?.ulysses ?? 1);
+      checkHeadSplit(model, mesh?.ulysses ?? 1);
     },
     mesh: arrangeUsp,
     create: createUsp,
@@ -110,7 +111,7 @@ function split({ ranks, placement }: Topology, { seqTokens }: Pick<TrainConfig, 
 function arrangeUsp(ranks: number, model: ModelConfig): Mesh {
   const fits = (ulysses: number) => {
     try {
-      checkUlyssesTopology(model, ulysses);
+      checkHeadSplit(model, ulysses);
       return true;
     } catch {
       return false;

@@ -61,6 +61,7 @@ export {
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { checkShard } from "./sharding/split_states.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
+export { checkHeadSplit, type HeadCounts, headsOfRank } from "./strategy/head_split.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
 export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
 export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/replicated_weights.ts";

@@ -8,10 +8,12 @@ import {
   allReduceGradients,
   type AttentionShape,
   type Backend,
+  checkHeadSplit,
   contiguousPartition,
   createLocalAttention,
   createReplicatedWeights,
   ExchangeClock,
+  headsOfRank,
   localAttentionMemory,
   type ModelConfig,
   type ProcessGroup,
@@ -27,7 +29,7 @@ import { windowedPartition, windowSlices } from "./token_windows.ts";
 import { Vocabulary } from "./vocabulary.ts";
 import { createVocabularyEmbedding } from "./vocabulary_embedding.ts";
 import { createVocabularyHead } from "./vocabulary_head.ts";
-import { checkHeads, checkMegatronTopology, headsOfRank, placementOf } from "./weight_placement.ts";
+import { checkMegatronTopology, placementOf } from "./weight_placement.ts";
 
 /** What the strategy is made of. */
 export interface MegatronOptions {
@@ -63,7 +65,7 @@ export function createMegatronStrategy(
   const whole = (seqTokens: number) => contiguousPartition(seqTokens, 1);
 
   function ownHeads(shape: AttentionShape): AttentionShape {
-    checkHeads(shape, size);
+    checkHeadSplit(shape, size);
     return { ...shape, ...headsOfRank(shape, size) };
   }
 

@@ -3,14 +3,20 @@
  * head dim, D model width, F MLP width, V vocabulary.
  *
  * Projections of q, k and v, gate and up are split by rows, whole heads at a time; those back to the width by columns;
- * the embedding and the LM head by tokens of the vocabulary. Norms are held whole. Rank r has query heads r·H/R to
- * (r+1)·H/R, and the kv heads that these read: K/R of its own where there are enough, else the one that it shares with
- * R/K − 1 neighbours.
+ * the embedding and the LM head by tokens of the vocabulary. Norms are held whole. Which heads a rank has, those that it
+ * shares with neighbours among them, is as `checkHeadSplit` and `headsOfRank` have it.
  *
  * @module
  */
 
-import { type ModelConfig, type NamedShape, type Placement, segmentBounds, UnsupportedTopologyError } from "@mst/core";
+import {
+  checkHeadSplit,
+  type ModelConfig,
+  type NamedShape,
+  type Placement,
+  segmentBounds,
+  UnsupportedTopologyError,
+} from "@mst/core";
 
 /** The dims that decide whether a model can be split. */
 export type SplitDims = Pick<ModelConfig, "heads" | "kvHeads" | "headDim" | "ffn" | "vocab">;
@@ -22,7 +28,7 @@ export type SplitDims = Pick<ModelConfig, "heads" | "kvHeads" | "headDim" | "ffn
  * multiple of the ranks nor the ranks a multiple of the kv heads, or when the MLP or the vocabulary is narrower than ranks
  */
 export function checkMegatronTopology({ ffn, vocab, ...heads }: Omit<SplitDims, "headDim">, ranks: number): void {
-  checkHeads(heads, ranks);
+  checkHeadSplit(heads, ranks);
   for (const [what, width] of [["an MLP", ffn], ["a vocabulary", vocab]] as const) {
     if (width < ranks) {
       throw new UnsupportedTopologyError(
@@ -30,33 +36,6 @@ export function checkMegatronTopology({ ffn, vocab, ...heads }: Omit<SplitDims, 
       );
     }
   }
-}
-
-/**
- * Refuses heads that cannot be split over ranks.
- *
- * @throws {UnsupportedTopologyError} as {@linkcode checkMegatronTopology}
- */
-export function checkHeads({ heads, kvHeads }: Pick<SplitDims, "heads" | "kvHeads">, ranks: number): void {
-  if (heads % ranks !== 0) {
-    throw new UnsupportedTopologyError(
-      `Cannot split ${heads} heads across ${ranks} ranks: heads must be a multiple of the ranks`,
-    );
-  }
-  if (kvHeads % ranks !== 0 && ranks % kvHeads !== 0) {
-    throw new UnsupportedTopologyError(
-      `Cannot split ${kvHeads} kv heads across ${ranks} ranks: ` +
-        "kv heads must be a multiple of the ranks, or the ranks a multiple of the kv heads",
-    );
-  }
-}
-
-/** Heads of one rank. */
-export function headsOfRank(
-  { heads, kvHeads }: Pick<SplitDims, "heads" | "kvHeads">,
-  ranks: number,
-): { heads: number; kvHeads: number } {
-  return { heads: heads / ranks, kvHeads: Math.max(1, kvHeads / ranks) };
 }
 
 /** How a projection of a name is split. */

@@ -1,13 +1,10 @@
 /**
- * Which heads each rank computes while the sequence is whole. Legend: R ranks, H query heads, K kv heads, E head dim.
- *
- * Rank r has query heads r·H/R to (r+1)·H/R, and the kv heads that these read: K/R of its own where there are enough, else
- * the one that it shares with R/K − 1 neighbours.
+ * Which heads each rank computes while the sequence is whole, as `checkHeadSplit` has them, and the columns that these are.
  *
  * @module
  */
 
-import { type AttentionShape, UnsupportedTopologyError } from "@mst/core";
+import { type AttentionShape, checkHeadSplit, headsOfRank } from "@mst/core";
 
 /** How the columns of a matrix are spread over ranks, whole heads at a time. */
 export interface HeadColumns {
@@ -32,40 +29,17 @@ export interface HeadLayout {
 }
 
 /**
- * Refuses heads that cannot be spread over ranks.
- *
- * @throws {UnsupportedTopologyError} when the query heads are no multiple of the ranks, or when neither the kv heads are a
- * multiple of the ranks nor the ranks a multiple of the kv heads
- */
-export function checkUlyssesTopology(
-  { heads, kvHeads }: Pick<AttentionShape, "heads" | "kvHeads">,
-  ranks: number,
-): void {
-  if (heads % ranks !== 0) {
-    throw new UnsupportedTopologyError(
-      `Cannot split ${heads} heads across ${ranks} ranks: heads must be a multiple of the ranks`,
-    );
-  }
-  if (kvHeads % ranks !== 0 && ranks % kvHeads !== 0) {
-    throw new UnsupportedTopologyError(
-      `Cannot split ${kvHeads} kv heads across ${ranks} ranks: ` +
-        "kv heads must be a multiple of the ranks, or the ranks a multiple of the kv heads",
-    );
-  }
-}
-
-/**
  * Spreads the heads over ranks.
  *
- * @throws {UnsupportedTopologyError} as {@linkcode checkUlyssesTopology}
+ * @throws {UnsupportedTopologyError} as `checkHeadSplit`
  */
 export function headLayout(shape: AttentionShape, ranks: number): HeadLayout {
-  checkUlyssesTopology(shape, ranks);
+  checkHeadSplit(shape, ranks);
   const { heads, kvHeads, headDim } = shape;
   const query = columnsOf(heads, headDim, ranks);
   const keyValue = columnsOf(kvHeads, headDim, ranks);
   return {
-    local: { ...shape, heads: query.own / headDim, kvHeads: keyValue.own / headDim },
+    local: { ...shape, ...headsOfRank(shape, ranks) },
     qkv: [query, keyValue, keyValue],
     out: query,
     perHead: columnsOf(heads, 1, ranks),

@@ -4,5 +4,4 @@
  * @module
  */
 
-export { checkUlyssesTopology } from "./head_layout.ts";
 export { createUlyssesStrategy, ulyssesAttentionMemory, type UlyssesOptions } from "./ulysses_strategy.ts";

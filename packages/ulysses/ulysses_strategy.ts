@@ -46,7 +46,7 @@ export interface UlyssesOptions {
  * multiple of the ranks; kv heads too, or the ranks a multiple of them, in which case several ranks have the same kv head
  * and the gradients of its copies are summed in rank order. Weights are replicated and their gradients summed over ranks.
  *
- * `attention` and `attentionMemory` throw an `UnsupportedTopologyError` for other heads; see `checkUlyssesTopology`.
+ * `attention` and `attentionMemory` throw an `UnsupportedTopologyError` for other heads; see `checkHeadSplit`.
  */
 export function createUlyssesStrategy({ backend, group, inner }: UlyssesOptions): SequenceStrategy {
   return inner ? createNestedStrategy(backend, group, inner) : createFlatStrategy(backend, group);

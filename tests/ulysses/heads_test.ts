@@ -1,5 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
+  checkHeadSplit,
   createLoopbackGroups,
   createReferenceBackend,
   parseTrainConfig,
@@ -7,12 +8,12 @@ import {
   Trainer,
   UnsupportedTopologyError,
 } from "@mst/core";
-import { checkUlyssesTopology, createUlyssesStrategy } from "@mst/ulysses";
+import { createUlyssesStrategy } from "@mst/ulysses";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 
 Deno.test("a run is refused for its heads before anything starts, with the numbers", () => {
   const accepted = [[12, 12, 4], [12, 4, 4], [12, 2, 4], [12, 1, 12], [12, 6, 3], [8, 8, 1], [12, 2, 6]];
-  for (const [heads, kvHeads, ranks] of accepted) checkUlyssesTopology({ heads, kvHeads }, ranks);
+  for (const [heads, kvHeads, ranks] of accepted) checkHeadSplit({ heads, kvHeads }, ranks);
   const refused = [
     [12, 12, 8, "Cannot split 12 heads across 8 ranks: heads must be a multiple of the ranks"],
     [4, 2, 8, "Cannot split 4 heads across 8 ranks: heads must be a multiple of the ranks"],
@@ -24,7 +25,7 @@ Deno.test("a run is refused for its heads before anything starts, with the numbe
     ],
   ] as const;
   for (const [heads, kvHeads, ranks, message] of refused) {
-    const error = assertThrows(() => checkUlyssesTopology({ heads, kvHeads }, ranks), UnsupportedTopologyError);
+    const error = assertThrows(() => checkHeadSplit({ heads, kvHeads }, ranks), UnsupportedTopologyError);
     assertEquals(error.message, message);
   }
 });
