@@ -12,6 +12,7 @@ import {
   formatBytes,
   formatError,
   formatMs,
+  formatNumberOf,
   formatParameters,
   formatRate,
   formatSeconds,
@@ -97,7 +98,7 @@ Deno.test("a run's report names device, losses, speed, times, memory and kernels
   for (
     const part of [
       "ring, 2 ranks, zigzag",
-      "5 x 2 x 100 tokens a step",
+      "5 micro-batches of 2 sequences of 100 tokens a step",
       "a device",
       "5.0000 4.0000 3.0000 2.0000",
       "4,000 (2,500 to 10,000 over 3 steps)",
@@ -130,9 +131,25 @@ Deno.test("a profile has a line for every link, whichever rank measured it", () 
 Deno.test("a packed run tells how many documents a step has, and how long they are", () => {
   const run: RunConfig = { ...RUN, train: { ...RUN.train, packed: true } };
   const launched = [rankOf([1, 2, 3, 4], 1)];
-  assertStringIncludes(describeRun(run), "5 x 2 x 100 tokens a step, packed; reference");
+  assertStringIncludes(describeRun(run), "5 micro-batches of 2 sequences of 100 tokens a step, packed; reference");
   launched[0].steps.forEach((step, i) => Object.assign(step, { documents: [999, 30, 40, 50][i] }));
   assertStringIncludes(formatRun(run, summarize(run, launched)), "40.0 a step, of 25.0 tokens on average");
+});
+
+Deno.test("a step is described without what there is one of, and a run by one step", () => {
+  const train = { ...RUN.train, batch: 1, accumulate: 1 };
+  assertStringIncludes(describeRun({ ...RUN, train }), "V 257); 100 tokens a step; reference");
+  const run = { ...RUN, warmup: 3 };
+  assertStringIncludes(formatRun(run, summarize(run, LAUNCHED)), "over 1 step)");
+});
+
+Deno.test("a run of a folder's model tells whether its weights are those of the folder", () => {
+  const told = (run: RunConfig) => formatRun(run, summarize(run, LAUNCHED)).match(/^weights +(.*)$/m)?.[1];
+  const folder = { ...RUN, modelName: "a/llama" };
+  assertEquals(told({ ...folder, weightsFolder: "a/llama" }), "of a/llama");
+  assertEquals(told(folder), "initialised from seed 0");
+  assertEquals(told({ ...folder, weightsFolder: "a/llama", resume: { folder: "a/llama", step: 1 } }), undefined);
+  assertEquals(told(RUN), undefined);
 });
 
 Deno.test("a hybrid is described by its axes", () => {
@@ -183,6 +200,7 @@ Deno.test("strategies are compared with one rank of their length, and what did n
     ["ulysses", "100", "cannot"],
     ["single", "200", "out of memory"],
     ["ring", "200", "unknown", "4,000", "10.0 ms", "1.95 KiB", "4.00 KiB"],
+    [""],
     ["ulysses, 100 tokens: Cannot split 3 heads"],
     ["single, 200 tokens: rank 0 failed: no memory"],
   ]);
@@ -220,7 +238,15 @@ Deno.test("numbers are written with units", () => {
     "5.00 GiB",
   ]);
   assertEquals([2 ** 20 - 1, 9.999 * 2 ** 20].map(formatBytes), ["1.00 MiB", "10.0 MiB"]);
-  assertEquals([0.1234, 12.345, 1234.5].map(formatMs), ["0.123 ms", "12.3 ms", "1,235 ms"]);
+  assertEquals([0, 0.00916, 0.1234, 12.345, 1234.5].map(formatMs), [
+    "0 ms",
+    "0.009 ms",
+    "0.123 ms",
+    "12.3 ms",
+    "1,235 ms",
+  ]);
+  assertEquals([1, 2000].map((count) => formatNumberOf(count, "step")), ["1 step", "2,000 steps"]);
+  assertEquals([1, 2].map((count) => formatNumberOf(count, "batch", "batches")), ["1 batch", "2 batches"]);
   assertEquals([0.5, 99.9, 12345].map(formatRate), ["0.500", "99.9", "12,345"]);
   assertEquals([0.2, 59.6, 61, 7300].map(formatSeconds), ["0 s", "1 min 0 s", "1 min 1 s", "2 h 1 min"]);
   assertEquals([0, 1.23e-7, NaN].map(formatError), ["0", "1.2e-7", "not finite"]);

@@ -105,7 +105,8 @@ export const BENCH_FLAGS = {
   model: text({
     values: `${Object.keys(MODEL_PRESETS).join("|")}|DIR`,
     wanted: `${Object.keys(MODEL_PRESETS).join(", ")} or a folder with config.json`,
-    help: "a named shape, or a folder saved by transformers, with its weights if it has any",
+    help:
+      "a named shape, or a folder saved by transformers, with its weights if it has any and no flag changes its shape",
     otherwise: "by device",
   }),
   dim: shape("model width"),

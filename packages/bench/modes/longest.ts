@@ -9,7 +9,7 @@ import type { LengthSearch, RunConfig } from "../config/run_config.ts";
 import { describeRun, formatMemory } from "../report/run_report.ts";
 import type { ReportedRun } from "../report/reported_run.ts";
 import { formatFacts, formatTable } from "../report/table.ts";
-import { formatBytes, formatCount, formatRate } from "../report/units.ts";
+import { formatBytes, formatCount, formatNumberOf, formatRate } from "../report/units.ts";
 import { measureWithinMemory, type ModeContext, type Outcome } from "./mode.ts";
 import { type FoundLength, searchLongest } from "./search_longest.ts";
 
@@ -69,7 +69,7 @@ function describe(
         ? "none: the text has no longer sequence"
         : `${formatCount(exceededTokens)} tokens, out of memory`,
     ],
-    ["found by", `${runs.length} runs of ${run.train.steps} steps`],
+    ["found by", `${formatNumberOf(runs.length, "run")} of ${formatNumberOf(run.train.steps, "step")}`],
   ]);
   return [describeRun(best!.config), facts, tried, ...reason, formatMemory(best!.summary!)].join("\n\n");
 }

@@ -63,9 +63,18 @@ export function formatVariants(variants: readonly Variant[]): string {
       formatError(lossDifference),
     ];
   });
-  const head = ["run", "tokens/s", "ratio", "step", "peak a rank", "ratio", "last loss", "loss differs by"];
+  const head = [
+    "run",
+    "tokens/s",
+    "of the first",
+    "step",
+    "peak a rank",
+    "of the first",
+    "last loss",
+    "loss differs by (relative)",
+  ];
   const reasons = variants.flatMap(({ name, outOfMemory }) => outOfMemory ? [`${name}: ${outOfMemory}`] : []);
-  return [formatTable(head, rows), ...reasons].join("\n");
+  return [formatTable(head, rows), ...reasons.length > 0 ? [reasons.join("\n")] : []].join("\n\n");
 }
 
 /** The table of comparisons with expected numbers. */

@@ -4,12 +4,28 @@
  * @module
  */
 
-import { type Chunks, type KernelTime, type LinkProfile, MEMORY_TAGS, parameterCount } from "@mst/core";
+import {
+  type Chunks,
+  type KernelTime,
+  type LinkProfile,
+  MEMORY_TAGS,
+  MODEL_PRESETS,
+  parameterCount,
+  type TrainConfig,
+} from "@mst/core";
 import { type BenchPlan, type PlannedRun, type RunConfig, stepTokens } from "../config/run_config.ts";
 import type { RunSummary } from "../measure/summary.ts";
 import { strategyEntry } from "../scenario.ts";
 import { formatFacts, formatTable } from "./table.ts";
-import { formatBytes, formatCount, formatMs, formatParameters, formatPercent, formatRate } from "./units.ts";
+import {
+  formatBytes,
+  formatCount,
+  formatMs,
+  formatNumberOf,
+  formatParameters,
+  formatPercent,
+  formatRate,
+} from "./units.ts";
 
 /** What a plan is, in a line. */
 export function describePlan({ mode, run, runs }: BenchPlan): string {
@@ -27,7 +43,7 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
   const { train } = config;
   const shard = train.shard === "none" ? "none" : `${train.shard} where weights are whole`;
   return [
-    `strategies over ${ranks} ranks`,
+    `strategies over ${formatNumberOf(ranks, "rank")}`,
     describeModel(config),
     `recompute ${train.recompute}, shard ${shard}${train.packed ? ", packed" : ""}`,
     describeDevice(config),
@@ -38,15 +54,23 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
 export function describeRun(run: RunConfig): string {
   const { train } = run;
   const packed = train.packed ? ", packed" : "";
-  const tokens = `${train.accumulate} x ${train.batch} x ${formatCount(train.seqTokens)} tokens a step${packed}`;
-  return [describeTopology(run), describeModel(run), tokens, describeDevice(run)].join("; ");
+  return [describeTopology(run), describeModel(run), describeStep(train) + packed, describeDevice(run)].join("; ");
+}
+
+/** The tokens of a step, such as `2 micro-batches of 4 sequences of 8,192 tokens a step`. */
+function describeStep({ accumulate, batch, seqTokens }: TrainConfig): string {
+  return [
+    ...accumulate > 1 ? [formatNumberOf(accumulate, "micro-batch", "micro-batches")] : [],
+    ...batch > 1 ? [formatNumberOf(batch, "sequence")] : [],
+    `${formatNumberOf(seqTokens, "token")} a step`,
+  ].join(" of ");
 }
 
 function describeTopology({ strategy, ranks, placement, mesh }: RunConfig): string {
   const { placements } = strategyEntry(strategy);
   return [
     strategy,
-    ranks === 1 ? "1 rank" : `${ranks} ranks`,
+    formatNumberOf(ranks, "rank"),
     ...mesh ? [`ulysses ${mesh.ulysses} x ring ${mesh.ring}`] : [],
     ...placements.length > 0 ? [placement] : [],
   ].join(", ");
@@ -69,13 +93,14 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
     ["device", summary.deviceName],
     ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
     ...train.packed ? [documentFact(run, summary)] : [],
+    ...weightsFact(run),
     ...checkpointFacts(run),
     ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
     [
       "tokens/s",
       `${formatRate(tokensPerSecond.median)} (${formatRate(tokensPerSecond.min)} to ${
         formatRate(tokensPerSecond.max)
-      } over ${measuredSteps} steps)`,
+      } over ${formatNumberOf(measuredSteps, "step")})`,
     ],
     [
       "step",
@@ -91,6 +116,12 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
   if (summary.links?.length) parts.push(formatLinks(summary.links));
   return parts.join("\n\n");
+}
+
+/** Where the weights came from, if a folder was named; flags that change its shape leave its weights out. */
+function weightsFact({ modelName, weightsFolder, resume, train }: RunConfig): [string, string][] {
+  if (resume || Object.hasOwn(MODEL_PRESETS, modelName)) return [];
+  return [["weights", weightsFolder ? `of ${weightsFolder}` : `initialised from seed ${train.seed}`]];
 }
 
 /** Where the run came from and where it has gone. */

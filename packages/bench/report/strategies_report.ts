@@ -48,7 +48,15 @@ export function strategyFigures(runs: readonly ReportedRun[]): StrategyFigures[]
 /** One table of all runs; those that did not come to their end are rows, too, and say why below it. */
 export function formatStrategies(runs: readonly ReportedRun[]): string {
   const figures = strategyFigures(runs);
-  const head = ["strategy", "tokens", "loss differs by", "tokens/s", "exposed exchange", "sent a step", "peak a rank"];
+  const head = [
+    "strategy",
+    "tokens",
+    "loss differs by (relative)",
+    "tokens/s",
+    "exposed exchange",
+    "sent a step",
+    "peak a rank",
+  ];
   const rows = runs.map(({ name, config, unsupported, outOfMemory }) => {
     const { seqTokens } = config.train;
     const start = [name, formatCount(seqTokens)];
@@ -68,5 +76,5 @@ export function formatStrategies(runs: readonly ReportedRun[]): string {
     const reason = unsupported ?? outOfMemory;
     return reason === undefined ? [] : [`${name}, ${formatCount(config.train.seqTokens)} tokens: ${reason}`];
   });
-  return [formatTable(head, rows), ...reasons].join("\n");
+  return [formatTable(head, rows), ...reasons.length > 0 ? [reasons.join("\n")] : []].join("\n\n");
 }

@@ -26,9 +26,15 @@ export function formatRate(rate: number): string {
   return rate >= 100 ? formatCount(rate) : significant(rate, 3);
 }
 
-/** Milliseconds: whole from 100 on. */
+/** A number of things, such as `1 step` and `8 steps`. */
+export function formatNumberOf(count: number, thing: string, things = `${thing}s`): string {
+  return `${formatCount(count)} ${count === 1 ? thing : things}`;
+}
+
+/** Milliseconds: whole from 100 on, and down to a microsecond. */
 export function formatMs(ms: number): string {
-  return `${ms >= 100 ? formatCount(ms) : significant(ms, 3)} ms`;
+  if (ms >= 100) return `${formatCount(ms)} ms`;
+  return `${ms > 0 && ms < 0.1 ? ms.toFixed(3) : significant(ms, 3)} ms`;
 }
 
 /** A span of time in the two largest units, such as `1 min 20 s`. */
