@@ -51,5 +51,5 @@ Deno.test("a checkpoint replaces the one before, is a model folder, and goes on 
     assertGreater(straight[0] - anew[0], 0.1, "It starts from trained weights");
     const { code, stderr } = await runCommand("main.ts", [REFERENCE, `--resume=${folder}`, "--ranks=2"]);
     assertEquals(code, 2);
-    assertStringIncludes(stderr, "with --steps=5: it was saved after step 5, wanted more steps");
+    assertStringIncludes(stderr, "without --steps: it was saved after step 5 of 5, wanted the number of a later step");
   }));

@@ -211,7 +211,9 @@ Deno.test("files and folders that cannot be used are refused", () =>
     await Deno.writeTextFile(`${folder}/bad.jsonl`, '{"text": "call me"}\n{"txt": "Ishmael"}\n');
     await assertRefused([`--data=${folder}/bad.jsonl`], 'bad.jsonl, line 2: it must be a JSON object whose "text" is');
     await Deno.writeTextFile(`${folder}/empty.jsonl`, "\n");
-    await assertRefused([`--data=${folder}/empty.jsonl`], "empty.jsonl: it has no documents");
+    await assertRefused([`--data=${folder}/empty.jsonl`], "empty.jsonl: it has no text");
+    await Deno.writeTextFile(`${folder}/empty.txt`, "");
+    await assertRefused([`--data=${folder}/empty.txt`], "empty.txt: it has no text");
   }));
 
 Deno.test("documents are packed where they are asked for, or come as JSON lines", () =>

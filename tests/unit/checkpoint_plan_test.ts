@@ -99,7 +99,10 @@ Deno.test("flags that contradict a checkpoint are refused with both values", () 
     await refused(["--steps=7", "--warmup=2"], "Cannot leave out --warmup=2 of 2 steps after --resume");
     await refused(["--strategy=ulysses", "--ranks=3"], "Cannot split 4 heads across 3 ranks");
     await saveCheckpoint(`${temp}/c`, { step: 8 });
-    await refused([], `Cannot use ${resume} with --steps=8: it was saved after step 8, wanted more steps`);
+    await refused(
+      [],
+      `Cannot use ${resume} without --steps: it was saved after step 8 of 8, wanted the number of a later`,
+    );
   }));
 
 Deno.test("a run goes on with the text of its checkpoint, wherever that is now", () =>

@@ -112,7 +112,7 @@ async function readTrainingText({ data, pack, separator }: BenchFlags): Promise<
     `--data=${data}`,
     () => readText(data, { pack, separator: unescapeSeparator(separator) }),
   );
-  if (text.tokens.length === 0) throw new UsageError(`Cannot train on ${text.name}: it has no documents`);
+  if (text.tokens.length <= 1) throw new UsageError(`Cannot train on ${text.name}: it has no text`);
   return text;
 }
 

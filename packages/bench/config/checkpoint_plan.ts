@@ -99,6 +99,12 @@ export function planSteps(flags: BenchFlags, checkpoint: Checkpoint | undefined,
   const { step, train } = checkpoint.state;
   const last = flags.steps ?? train.steps;
   if (last > step) return { taken: step, last };
+  if (flags.steps === undefined) {
+    throw new UsageError(
+      `Cannot use --resume=${flags.resume} without --steps: it was saved after step ${step} of ${train.steps}, ` +
+        "wanted the number of a later step",
+    );
+  }
   throw new UsageError(
     `Cannot use --resume=${flags.resume} with --steps=${last}: it was saved after step ${step}, wanted more steps`,
   );
