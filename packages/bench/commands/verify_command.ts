@@ -152,7 +152,7 @@ function helpText(): string {
         "A folder holds config.json, model.safetensors and golden.safetensors.",
       examples: [
         ["deno task verify tests/golden/llama3", "two ranks on what this machine computes on"],
-        ["deno task verify tests/golden/* --strategy=single --device=reference", "one rank, in plain TypeScript"],
+        ["deno task verify tests/golden/llama* --strategy=single --device=reference", "one rank, in plain TypeScript"],
         ["deno task verify DIR --ranks=4 --mini-sequence=7 --recompute=none --json=verify.json", "as you train"],
       ],
       exitCodes: EXIT_CODES_TEXT,
