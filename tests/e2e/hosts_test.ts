@@ -71,7 +71,7 @@ Deno.test("a host that was started with other flags or another text is refused, 
     for (const [args, says] of refused) {
       const { code, stderr } = await startHost([...flags, "--rank=1", ...args]).result;
       assertEquals(code, 1, stderr);
-      assertMatch(stderr, /error: rank 0 failed: Rank 0 refused this rank during rendezvous at step 0/);
+      assertMatch(stderr, /error: rank 1 failed: Rank 0 refused this rank during rendezvous at step 0/);
       assertMatch(stderr, says);
     }
     await first.says("ring: waiting for rank 1, which was refused: it was started with training text");

@@ -72,3 +72,15 @@ Deno.test("lines that are no events are none", () => {
   assertEquals(parseRankEvent("a driver's chatter"), undefined);
   assertEquals(parseRankEvent('{"type":'), undefined);
 });
+
+Deno.test("a rank that a peer refuses is the one that failed", () => {
+  const message = "Rank 0 refused this rank: the token is another";
+  const failure = {
+    name: "PeerError",
+    message,
+    outOfMemory: false,
+    peer: { origin: 0, kind: "unauthorized" },
+  } as const;
+  const error = describeFailure([record(2, { failure, failedAtMs: 1 })], TAILS);
+  assertEquals([error.rank, error.message], [2, `rank 2 failed: ${message}`]);
+});

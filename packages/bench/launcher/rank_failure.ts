@@ -82,6 +82,10 @@ export function describeFailure(
   if (culprit) return describeOwn(culprit.record, stderrTails[records.indexOf(culprit.record)]);
 
   const [seen] = unfinished.filter(({ failure }) => failure?.peer).sort((a, b) => a.failedAtMs! - b.failedAtMs!);
+  // Who refuses a rank is well; it is the refused one that cannot run.
+  if (seen?.failure?.peer?.kind === "unauthorized") {
+    return new RankFailedError(seen.rank, seen.failure!.message, false, []);
+  }
   const sight = seen && `${seen.failure!.message} (as rank ${seen.rank} saw it)`;
   const stopped = records.find(({ wasStopped }) => wasStopped);
   if (!stopped) return new RankFailedError(seen.failure!.peer!.origin, sight, false, []);
