@@ -107,6 +107,7 @@ Deno.test("bad batches are refused before any work", async () => {
   ];
   for (const [batches, message] of bad) await assertRejects(() => trainer.step(batches), RangeError, message);
   assertEquals(backend.ledger.liveBytes(), live);
+  assertEquals((await trainer.step([good])).step, 1, "what was refused is no step");
 });
 
 Deno.test("a loss that is not a number ends training", async () => {

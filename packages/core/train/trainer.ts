@@ -124,6 +124,7 @@ export class Trainer implements Disposable {
    */
   async step(batches: readonly TokenBatch[]): Promise<StepReport> {
     const { beta1, beta2, epsilon, weightDecay, clipNorm } = this.#train;
+    this.#check(batches); // what is refused is no step
     this.#step++;
     this.#strategy.beginStep(this.#step);
     this.#strategy.takeExchange();
@@ -167,6 +168,7 @@ export class Trainer implements Disposable {
 
   /** Loss and gradients of the micro-batches, without an update. */
   async gradients(batches: readonly TokenBatch[]): Promise<GradientReport> {
+    this.#check(batches);
     const losses = await this.#forwardBackward(batches);
     const gradients = await this.#states.takeGradients();
     const loss = await this.#meanLoss(await this.#backend.readAll(losses), batches);
@@ -219,7 +221,6 @@ export class Trainer implements Disposable {
 
   /** Adds this rank's gradients of the mean loss; returns the sum of losses of each micro-batch. */
   async #forwardBackward(batches: readonly TokenBatch[]): Promise<Tensor[]> {
-    this.#check(batches);
     const scale = 1 / Math.max(1, countValid(batches));
     const losses: Tensor[] = [];
     for (const batch of batches) losses.push(await this.#decoder.lossAndGradients(batch, scale));
