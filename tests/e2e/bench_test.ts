@@ -231,3 +231,16 @@ Deno.test("without a GPU driver a line says how to get one, and the reference ba
   assertEquals(refused.code, 2);
   assertStringIncludes(refused.stderr, "Cannot use --device=webgpu: no GPU driver");
 });
+
+Deno.test({
+  name: "a report that the disk has no room for is said in a line, behind the printed one",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const args = [...REFERENCE, "--strategy=single", "--steps=1", "--json=/dev/full"];
+    const { code, stdout, stderr } = await runCommand("main.ts", args);
+    assertEquals(code, 2);
+    assertStringIncludes(stdout, "tokens/s");
+    assertMatch(stderr, /^error: Cannot write the report to --json=\/dev\/full: .*\nSee --help/m);
+    assert(!stderr.includes("    at "), stderr);
+  },
+});

@@ -82,7 +82,9 @@ function describeDevice({ device, memoryBudgetBytes }: RunConfig): string {
 
 function describeModel({ model, modelName }: RunConfig): string {
   return `model ${modelName} of ${formatParameters(parameterCount(model))} parameters ` +
-    `(d ${model.dim}, ${model.layers} layers, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, V ${model.vocab})`;
+    `(d ${model.dim}, ${
+      formatNumberOf(model.layers, "layer")
+    }, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, V ${model.vocab})`;
 }
 
 /** The report of one run. */

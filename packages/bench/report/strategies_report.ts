@@ -53,7 +53,7 @@ export function formatStrategies(runs: readonly ReportedRun[]): string {
     "tokens",
     "loss differs by (relative)",
     "tokens/s",
-    "exposed exchange",
+    "exposed communication",
     "sent a step",
     "peak a rank",
   ];
