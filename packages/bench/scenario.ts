@@ -8,14 +8,13 @@ import {
   type Backend,
   checkHeadSplit,
   checkShard,
-  contiguousPartition,
+  checkTokenSplit,
   createSingleStrategy,
   type ModelConfig,
   type ProcessGroup,
   type SequenceStrategy,
   subgroup,
   type TrainConfig,
-  zigZagPartition,
 } from "@mst/core";
 import { checkMegatronTopology, createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
@@ -68,12 +67,12 @@ interface StrategyEntry {
 
 /** Every strategy by its name; a further one is a line here. */
 const STRATEGIES = {
-  ring: { isParallel: true, placements: ["zigzag", "contiguous"], check: split, create: createRingStrategy },
+  ring: { isParallel: true, placements: ["zigzag", "contiguous"], check: checkTokens, create: createRingStrategy },
   ulysses: {
     isParallel: true,
     placements: [],
     check: ({ ranks }, { seqTokens }, model) => {
-      contiguousPartition(seqTokens, ranks);
+      checkTokenSplit(seqTokens, ranks);
       checkHeadSplit(model, ranks);
     },
     create: ({ backend, group }) => createUlyssesStrategy({ backend, group }),
@@ -83,7 +82,7 @@ const STRATEGIES = {
     placements: [],
     splitsWeights: true,
     check: ({ ranks }, { seqTokens, shard }, model) => {
-      contiguousPartition(seqTokens, ranks);
+      checkTokenSplit(seqTokens, ranks);
       checkMegatronTopology(model, ranks);
       if (ranks > 1) checkShard({ name: "megatron" }, shard);
     },
@@ -93,18 +92,22 @@ const STRATEGIES = {
     isParallel: true,
     placements: ["zigzag", "contiguous"],
     check: ({ ranks, mesh }, { seqTokens }, model) => {
-      contiguousPartition(seqTokens, ranks);
+      checkTokenSplit(seqTokens, ranks);
       checkHeadSplit(model, mesh?.ulysses ?? 1);
     },
     mesh: arrangeUsp,
     create: createUsp,
   },
-  single: { isParallel: false, placements: [], check: split, create: ({ backend }) => createSingleStrategy(backend) },
+  single: {
+    isParallel: false,
+    placements: [],
+    check: checkTokens,
+    create: ({ backend }) => createSingleStrategy(backend),
+  },
 } as const satisfies Record<string, StrategyEntry>;
 
-function split({ ranks, placement }: Topology, { seqTokens }: Pick<TrainConfig, "seqTokens">): void {
-  if (placement === "zigzag") zigZagPartition(seqTokens, ranks);
-  else contiguousPartition(seqTokens, ranks);
+function checkTokens({ ranks }: Topology, { seqTokens }: Pick<TrainConfig, "seqTokens">): void {
+  checkTokenSplit(seqTokens, ranks);
 }
 
 /** The largest groups that the heads allow beside a ring of two or more. */

@@ -61,9 +61,9 @@ export {
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { checkShard } from "./sharding/split_states.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
-export { checkHeadSplit, type HeadCounts, headsOfRank } from "./strategy/head_split.ts";
+export { checkHeadSplit, type HeadCounts, headShare, headsOfRank } from "./strategy/head_split.ts";
 export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
-export { contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
+export { checkTokenSplit, contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
 export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/replicated_weights.ts";
 export { createSingleStrategy } from "./strategy/single.ts";
 export type {
@@ -114,7 +114,7 @@ export {
   type ReadTextOptions,
   type TokenizedText,
 } from "./train/training_text.ts";
-export { addFloats, bytesOf, type Segment, segmentBounds } from "./transport/collectives.ts";
+export { addFloats, bytesOf, floatsOf, type Segment, segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";

@@ -10,8 +10,10 @@ import {
   type Backend,
   bytesOf,
   type ExchangeClock,
+  floatsOf,
   type GatheredRows,
   type ProcessGroup,
+  type Region,
   release,
   Scope,
   SharedMemory,
@@ -30,16 +32,7 @@ export interface RowExchangeOptions {
 }
 
 /** The exchanges, each the backward of the other; every pair of ranks exchanges directly. */
-export interface RowExchange {
-  /** Rows of all ranks [N, D] from this rank's x [C, D]; the ranks' numbers of rows may differ. */
-  gather(x: Tensor): Promise<GatheredRows>;
-  /** This rank's rows of a sum over ranks; see `Region.scatterSum`. */
-  scatterSum(
-    out: Tensor,
-    counts: readonly number[],
-    produce: (target: Tensor, accumulate: boolean) => void,
-    options?: { readonly accumulate?: boolean },
-  ): Promise<void>;
+export interface RowExchange extends Pick<Region, "gather" | "scatterSum"> {
   /** What every rank has for this one, in rank order, from what this rank has for each; this rank's own is passed on. */
   exchange(parts: readonly Float32Array[]): Promise<Float32Array[]>;
 }
@@ -53,7 +46,7 @@ export function createRowExchange({ backend, group, clock }: RowExchangeOptions)
   async function exchange(parts: readonly Float32Array[]): Promise<Float32Array[]> {
     const messages = parts.map((part, to) => to === rank ? new Uint8Array(0) : bytesOf(part));
     const received = await clock.exchange(() => group.allToAll(messages));
-    return received.map((bytes, from) => from === rank ? parts[rank] : new Float32Array(bytes.buffer));
+    return received.map((bytes, from) => from === rank ? parts[rank] : floatsOf(bytes));
   }
 
   async function gather(x: Tensor): Promise<GatheredRows> {

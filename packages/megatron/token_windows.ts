@@ -8,13 +8,7 @@
  * @module
  */
 
-import {
-  type RowSlice,
-  segmentBounds,
-  type SplitBatch,
-  type TokenPartition,
-  UnsupportedTopologyError,
-} from "@mst/core";
+import { checkTokenSplit, type RowSlice, segmentBounds, type SplitBatch, type TokenPartition } from "@mst/core";
 
 /** A window of a sequence, and where each rank's block in it starts and ends. */
 interface Window {
@@ -48,11 +42,7 @@ function windowsOf(seqTokens: number, ranks: number, windowTokens: number): Wind
  * @throws {UnsupportedTopologyError} when there are fewer tokens than ranks
  */
 export function windowedPartition(seqTokens: number, ranks: number, windowTokens: number): TokenPartition {
-  if (!Number.isSafeInteger(seqTokens) || seqTokens < ranks) {
-    throw new UnsupportedTopologyError(
-      `Cannot split ${seqTokens} tokens across ${ranks} ranks: every rank needs at least one token`,
-    );
-  }
+  checkTokenSplit(seqTokens, ranks);
   const windows = windowsOf(seqTokens, ranks, windowTokens);
   const positions = Array.from(
     { length: ranks },

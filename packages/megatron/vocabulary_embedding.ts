@@ -8,7 +8,15 @@
  * @module
  */
 
-import { addEmbeddingGradient, type Backend, type RowSlice, Scope, type Tensor, tensorFrom } from "@mst/core";
+import {
+  addEmbeddingGradient,
+  type Backend,
+  type RowSlice,
+  Scope,
+  type SplitComputation,
+  type Tensor,
+  tensorFrom,
+} from "@mst/core";
 import type { RowExchange } from "./row_exchange.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
@@ -26,13 +34,8 @@ export interface VocabularyEmbeddingOptions {
   readonly slices: readonly RowSlice[];
 }
 
-/** Embedding of the tokens of one micro-batch; `ids` [B·S] are those of all ranks. */
-export interface VocabularyEmbedding {
-  /** x [T, D] of this rank's tokens, owned by the caller. */
-  embed(ids: Uint32Array, table: Tensor): Promise<Tensor>;
-  /** Adds the rows of dx [T, D], of all ranks, to the gradient of the table. */
-  embedBackward(ids: Uint32Array, dx: Tensor, dTable: Tensor): Promise<void>;
-}
+/** Embedding of the tokens of one micro-batch. */
+export type VocabularyEmbedding = Pick<SplitComputation, "embed" | "embedBackward">;
 
 /** A token of a window: whose it is, and who holds its row of the table. */
 interface WindowToken {

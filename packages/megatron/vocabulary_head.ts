@@ -15,6 +15,7 @@ import {
   planChunks,
   Scope,
   type SplitBatch,
+  type SplitComputation,
   type Tensor,
   tensorFrom,
   zeros,
@@ -36,18 +37,8 @@ export interface VocabularyHeadOptions {
   readonly split: SplitBatch;
 }
 
-/** The head of one micro-batch; see `SplitComputation`. */
-export interface VocabularyHead {
-  /** Loss and gradients; `labels` [B·S] are those of all ranks. */
-  headLoss(
-    x: Tensor,
-    labels: Uint32Array,
-    weights: LmHeadWeights,
-    options: LmHeadLossOptions,
-  ): Promise<{ total: Tensor; dx: Tensor }>;
-  /** Logits of this rank's rows [T, V] on the host. */
-  headLogits(x: Tensor, weights: LmHeadWeights, chunks: number): Promise<Float32Array>;
-}
+/** The head of one micro-batch. */
+export type VocabularyHead = Pick<SplitComputation, "headLoss" | "headLogits">;
 
 /** A mini-sequence: rows of every rank. */
 type Slice = readonly { readonly start: number; readonly end: number }[];

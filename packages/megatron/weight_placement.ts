@@ -4,13 +4,14 @@
  *
  * Projections of q, k and v, gate and up are split by rows, whole heads at a time; those back to the width by columns;
  * the embedding and the LM head by tokens of the vocabulary. Norms are held whole. Which heads a rank has, those that it
- * shares with neighbours among them, is as `checkHeadSplit` and `headsOfRank` have it.
+ * shares with neighbours among them, is as `checkHeadSplit` and `headShare` have it.
  *
  * @module
  */
 
 import {
   checkHeadSplit,
+  headShare,
   type ModelConfig,
   type NamedShape,
   type Placement,
@@ -61,9 +62,9 @@ export function placementOf(weight: NamedShape, dims: SplitDims, rank: number, r
   if (!split) return { sharers: all };
   const { dim, by } = split;
   if (by === "columns") return { part: { dim, ...segmentBounds(weight.shape[dim], ranks, rank) }, sharers: [rank] };
-  const copies = Math.max(1, ranks / dims[by]); // ranks that hold the same heads
-  const own = Math.max(1, dims[by] / ranks) * dims.headDim;
-  const start = Math.floor(rank / copies) * own;
-  const sharers = all.filter((other) => Math.floor(other / copies) === Math.floor(rank / copies));
-  return { part: { dim, start, end: start + own }, sharers };
+  const { own, copies } = headShare(dims[by], ranks);
+  const share = (of: number) => Math.floor(of / copies);
+  const start = share(rank) * own * dims.headDim;
+  const sharers = all.filter((other) => share(other) === share(rank));
+  return { part: { dim, start, end: start + own * dims.headDim }, sharers };
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { release, type SharedMemory } from "@mst/core";
+import { floatsOf, release, type SharedMemory } from "@mst/core";
 
 /** One handle on values, to be freed once; their memory goes back with the last one. */
 export class HostPiece {
@@ -28,7 +28,7 @@ export class HostPiece {
 
   /** A piece that was received as a message. */
   static received(message: Uint8Array<ArrayBuffer>): HostPiece {
-    return new HostPiece(new Float32Array(message.buffer), () => release(message));
+    return new HostPiece(floatsOf(message), () => release(message));
   }
 
   /** A further handle. */

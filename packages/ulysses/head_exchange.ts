@@ -11,6 +11,7 @@ import {
   type Backend,
   bytesOf,
   type ExchangeClock,
+  floatsOf,
   type ProcessGroup,
   release,
   Scope,
@@ -113,7 +114,7 @@ export function createHeadExchange(
   }
 
   function upload(bytes: Uint8Array<ArrayBuffer>, elements: number): Tensor {
-    const part = tensorFrom(backend, new Float32Array(bytes.buffer), [elements], "communication");
+    const part = tensorFrom(backend, floatsOf(bytes), [elements], "communication");
     release(bytes);
     return part;
   }

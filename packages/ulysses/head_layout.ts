@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type AttentionShape, checkHeadSplit, headsOfRank } from "@mst/core";
+import { type AttentionShape, checkHeadSplit, headShare, headsOfRank } from "@mst/core";
 
 /** How the columns of a matrix are spread over ranks, whole heads at a time. */
 export interface HeadColumns {
@@ -47,11 +47,8 @@ export function headLayout(shape: AttentionShape, ranks: number): HeadLayout {
 }
 
 function columnsOf(heads: number, perHead: number, ranks: number): HeadColumns {
-  return {
-    all: heads * perHead,
-    own: Math.max(1, heads / ranks) * perHead,
-    copies: Math.max(1, ranks / heads),
-  };
+  const { own, copies } = headShare(heads, ranks);
+  return { all: heads * perHead, own: own * perHead, copies };
 }
 
 /** First column of a rank's heads. */

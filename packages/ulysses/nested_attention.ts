@@ -11,6 +11,7 @@ import {
   type AttentionMemory,
   type AttentionMemoryOptions,
   type AttentionShape,
+  checkTokenSplit,
   contiguousPartition,
   ELEMENT_BYTES,
   type Saved,
@@ -35,7 +36,7 @@ export interface NestedAttentionOptions extends Omit<HeadExchangeOptions, "batch
 
 /** Every part of `inner` split into one block for each of `ranks` ranks, neighbours having the same part. */
 export function nestedPartition(inner: SequenceStrategy, seqTokens: number, ranks: number): TokenPartition {
-  contiguousPartition(seqTokens, inner.ranks * ranks);
+  checkTokenSplit(seqTokens, inner.ranks * ranks);
   const positions = inner.partition(seqTokens).positions.flatMap((part) =>
     contiguousPartition(part.length, ranks).positions.map((indices) => indices.map((index) => part[index]))
   );

@@ -33,7 +33,12 @@ export function checkHeadSplit({ heads, kvHeads }: HeadCounts, ranks: number): v
   }
 }
 
+/** What each rank has of `heads` heads, and how many neighbours have the same; `checkHeadSplit` says which can be split. */
+export function headShare(heads: number, ranks: number): { readonly own: number; readonly copies: number } {
+  return { own: Math.max(1, heads / ranks), copies: Math.max(1, ranks / heads) };
+}
+
 /** Heads of each rank; `checkHeadSplit` says which can be split. */
 export function headsOfRank({ heads, kvHeads }: HeadCounts, ranks: number): { heads: number; kvHeads: number } {
-  return { heads: heads / ranks, kvHeads: Math.max(1, kvHeads / ranks) };
+  return { heads: headShare(heads, ranks).own, kvHeads: headShare(kvHeads, ranks).own };
 }

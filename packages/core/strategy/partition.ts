@@ -4,14 +4,14 @@
  * @module
  */
 
+import { segmentBounds } from "../transport/collectives.ts";
 import type { TokenPartition } from "./strategy.ts";
 import { UnsupportedTopologyError } from "./unsupported.ts";
 
 /** One contiguous block a rank; lengths differ by one at most. Early ranks have less causal attention to compute. */
 export function contiguousPartition(seqTokens: number, ranks: number): TokenPartition {
-  assertSplittable(seqTokens, ranks);
-  const bounds = blockBounds(seqTokens, ranks);
-  return { seqTokens, positions: Array.from({ length: ranks }, (_, rank) => range(bounds[rank], bounds[rank + 1])) };
+  checkTokenSplit(seqTokens, ranks);
+  return { seqTokens, positions: Array.from({ length: ranks }, (_, rank) => block(seqTokens, ranks, rank)) };
 }
 
 /**
@@ -19,19 +19,21 @@ export function contiguousPartition(seqTokens: number, ranks: number): TokenPart
  * attention (zig-zag, as in Brandon et al. 2023 and torch's context parallelism).
  */
 export function zigZagPartition(seqTokens: number, ranks: number): TokenPartition {
-  assertSplittable(seqTokens, ranks);
-  const bounds = blockBounds(seqTokens, 2 * ranks);
-  const positions = Array.from({ length: ranks }, (_, rank) => {
-    const mirror = 2 * ranks - 1 - rank;
-    return Uint32Array.from([
-      ...range(bounds[rank], bounds[rank + 1]),
-      ...range(bounds[mirror], bounds[mirror + 1]),
-    ]);
-  });
+  checkTokenSplit(seqTokens, ranks);
+  const blocks = 2 * ranks;
+  const positions = Array.from(
+    { length: ranks },
+    (_, rank) => Uint32Array.from([...block(seqTokens, blocks, rank), ...block(seqTokens, blocks, blocks - 1 - rank)]),
+  );
   return { seqTokens, positions };
 }
 
-function assertSplittable(seqTokens: number, ranks: number): void {
+/**
+ * Refuses a sequence that cannot be split over ranks.
+ *
+ * @throws {UnsupportedTopologyError} when there are fewer tokens than ranks
+ */
+export function checkTokenSplit(seqTokens: number, ranks: number): void {
   if (!Number.isSafeInteger(seqTokens) || seqTokens < ranks) {
     throw new UnsupportedTopologyError(
       `Cannot split ${seqTokens} tokens across ${ranks} ranks: every rank needs at least one token`,
@@ -39,13 +41,8 @@ function assertSplittable(seqTokens: number, ranks: number): void {
   }
 }
 
-/** First position of each of `blocks` blocks, and the end; longer blocks come first. */
-function blockBounds(seqTokens: number, blocks: number): number[] {
-  const whole = Math.floor(seqTokens / blocks);
-  const longer = seqTokens % blocks;
-  return Array.from({ length: blocks + 1 }, (_, i) => i * whole + Math.min(i, longer));
-}
-
-function range(start: number, end: number): Uint32Array {
+/** Positions of one of `blocks` blocks of a sequence. */
+function block(seqTokens: number, blocks: number, index: number): Uint32Array {
+  const { start, end } = segmentBounds(seqTokens, blocks, index);
   return Uint32Array.from({ length: end - start }, (_, i) => start + i);
 }

@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, bytesOf, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, bytesOf, floatsOf, segmentBounds } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
@@ -66,7 +66,7 @@ export async function allGatherWeights(
       const parts = await group.allGather(bytesOf(values));
       for (const [rank, part] of parts.entries()) {
         using segment = segmentOf(weights[i], group, rank);
-        if (rank !== group.rank && part.length > 0) backend.write(segment, new Float32Array(part.buffer));
+        if (rank !== group.rank && part.length > 0) backend.write(segment, floatsOf(part));
         release(part);
       }
     });
@@ -118,10 +118,6 @@ export async function gatherValuesToFirst(
   await Promise.all(others.map((rank) => group.send(rank, new Uint8Array(0), label)));
   const received = await Promise.all(others.map((rank) => group.recv(rank, label)));
   return [values, ...received.map(floatsOf)];
-}
-
-function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {
-  return new Float32Array(bytes.buffer);
 }
 
 /** Handle on the elements of a tensor that a rank owns; freed by the receiver. */

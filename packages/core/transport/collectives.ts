@@ -267,7 +267,12 @@ function asFloats(bytes: Bytes, length: number): Float32Array<ArrayBuffer> {
       `Cannot reduce ${bytes.length} bytes into ${4 * length}: the ranks must pass equal lengths`,
     );
   }
-  return new Float32Array(bytes.buffer);
+  return floatsOf(bytes);
+}
+
+/** The floats of a whole message, where they lie. */
+export function floatsOf({ buffer }: Bytes): Float32Array<ArrayBuffer> {
+  return new Float32Array(buffer);
 }
 
 /** The bytes of floats, where they lie. */
