@@ -87,7 +87,7 @@ export type {
 export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
 export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
-export { type DType, ELEMENT_BYTES, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
+export { type DType, ELEMENT_BYTES, elementBytes, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
 export { type Checkpoint, CHECKPOINT_FILES, checkSavable, readCheckpoint } from "./train/checkpoint_files.ts";
 export { CheckpointError } from "./train/checkpoint_folder.ts";

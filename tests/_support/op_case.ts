@@ -9,19 +9,19 @@ import type { Backend } from "../../packages/core/backend/backend.ts";
 import type { Ops } from "../../packages/core/backend/ops.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
-import { elementCount, type Shape } from "../../packages/core/tensor/shape.ts";
+import { type DType, elementBytes, elementCount, type Shape } from "../../packages/core/tensor/shape.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
 import { assertClose, type Tolerance } from "./compare.ts";
 
-/** What guards hold; a kernel that writes past its tensor changes them. */
-const GUARD = 12345.5;
+/** What guards hold, exactly in each element type; a kernel that writes past its tensor changes them. */
+const GUARD = 12352;
 
-/** Elements before each tensor: none is a multiple of 4, and they differ. */
+/** Words before each tensor: none is a multiple of 4, and they differ. */
 const SHIFTS = [1, 3, 5, 2, 7, 6];
 
 /**
  * Where tensors lie: each at the start of a buffer of its own; each behind a few elements, so that no vector load is
- * aligned; or all floats in one buffer, at odd places.
+ * aligned; or all floats of an element type in one buffer, at odd places.
  */
 export type Placement = "own" | "shifted" | "shared";
 
@@ -32,6 +32,8 @@ export const PLACEMENTS: readonly Placement[] = ["own", "shifted", "shared"];
 export interface Input {
   readonly shape: Shape;
   readonly data: Float32Array | Uint32Array;
+  /** Element type of numbers, to which they are rounded. Default f32. */
+  readonly dtype?: DType;
 }
 
 /** An op, its tensors by name, and how exact each result has to be. */
@@ -103,10 +105,10 @@ function placeApart<Name extends string>(
 ): Placed<Name> {
   const wholes: Tensor[] = [];
   const tensors = names.map((name, i) => {
-    const { data, shape } = inputs[name];
-    const shift = shifted ? SHIFTS[i % SHIFTS.length] : 0;
+    const { data, shape, dtype = "f32" } = inputs[name];
+    const shift = shifted ? shiftOf(i, dtype) : 0;
     const isFloat = data instanceof Float32Array;
-    const whole = scope.own(backend.empty([shift + data.length + shift], "scratch", isFloat ? "f32" : "u32"));
+    const whole = scope.own(backend.empty([shift + data.length + shift], "scratch", isFloat ? dtype : "u32"));
     if (isFloat) wholes.push(whole);
     const guarded = isFloat ? new Float32Array(whole.size).fill(GUARD) : new Uint32Array(whole.size);
     guarded.set(data, shift);
@@ -124,18 +126,29 @@ function placeTogether<Name extends string>(
 ): Placed<Name> {
   const floats = names.filter((name) => inputs[name].data instanceof Float32Array);
   const ids = placeApart(backend, scope, inputs, names.filter((name) => !floats.includes(name)), true);
-  let end = 0;
-  const starts = floats.map((name, i) => {
-    const start = end + SHIFTS[i % SHIFTS.length];
-    end = start + inputs[name].data.length;
-    return start;
+  const dtypes = [...new Set(floats.map((name) => inputs[name].dtype ?? "f32"))];
+  const wholes: Tensor[] = [];
+  const tensors = dtypes.flatMap((dtype) => {
+    const members = floats.filter((name) => (inputs[name].dtype ?? "f32") === dtype);
+    let end = 0;
+    const starts = members.map((name, i) => {
+      const start = end + shiftOf(i, dtype);
+      end = start + inputs[name].data.length;
+      return start;
+    });
+    end += shiftOf(0, dtype);
+    const whole = scope.own(backend.empty([end], "scratch", dtype));
+    const guarded = new Float32Array(end).fill(GUARD);
+    members.forEach((name, i) => guarded.set(inputs[name].data, starts[i]));
+    backend.write(whole, guarded);
+    wholes.push(whole);
+    return members.map((name, i) => [name, viewAt(scope, whole, starts[i], inputs[name].shape)] as const);
   });
-  const whole = scope.own(backend.empty([end + 1], "scratch"));
-  const guarded = new Float32Array(end + 1).fill(GUARD);
-  floats.forEach((name, i) => guarded.set(inputs[name].data, starts[i]));
-  backend.write(whole, guarded);
-  const tensors = floats.map((name, i) => [name, viewAt(scope, whole, starts[i], inputs[name].shape)] as const);
-  return { tensors: { ...ids.tensors, ...Object.fromEntries(tensors) }, wholes: [whole] };
+  return { tensors: { ...ids.tensors, ...Object.fromEntries(tensors) }, wholes };
+}
+
+function shiftOf(number: number, dtype: DType): number {
+  return SHIFTS[number % SHIFTS.length] * 4 / elementBytes(dtype);
 }
 
 function viewAt(scope: Scope, whole: Tensor, start: number, shape: Shape): Tensor {

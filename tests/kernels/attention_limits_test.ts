@@ -87,7 +87,7 @@ function gpuWith(limits: Partial<DispatchLimits>): VariantDevice {
       maxWorkgroupMemoryBytes: 16384,
       maxInvocations: 256,
       maxStorageBuffers: 8,
-      offsetAlignmentElements: 64,
+      offsetAlignmentBytes: 256,
       maxLoopTurns: Infinity,
       ...limits,
     },

@@ -37,6 +37,17 @@ for (const { label, options } of GPU_VARIANTS.slice(0, 2)) {
         results: rows * columns > 0 ? { out: { absolute: 2 ** -24, relative: 2 ** -24 } } : {}, // one rounding
       });
     }, options);
+
+    if ([xWidth, outWidth, xColumn, outColumn, columns].some((count) => count % 2 !== 0)) continue;
+    gpuTest(`f16: copy ${what}${label}`, async (backend) => {
+      for (const accumulate of [false, true]) {
+        await assertOpMatchesReference(backend, {
+          inputs: { x: { ...inputs.x, dtype: "f16" }, out: { ...inputs.out, dtype: "f16" } },
+          run: (ops, { x, out }) => ops.copyColumns(x, xColumn, out, outColumn, columns, { accumulate }),
+          results: rows * columns > 0 ? { out: {} } : {}, // every bit
+        });
+      }
+    }, options);
   }
 }
 

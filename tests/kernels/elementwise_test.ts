@@ -7,6 +7,9 @@ import { zeros } from "../../packages/core/backend/backend.ts";
 /** One rounding of a result near 1. */
 const ONE_ROUNDING = { absolute: 2 ** -24, relative: 2 ** -24 };
 
+/** One rounding to f16, which may fall on either side where f32 results differ in their last bits. */
+const HALF_ROUNDING = { absolute: 2 ** -24, relative: 2 ** -10, rejectAllZero: true };
+
 /** The sigmoid is an exponential, good to 3 + 2·|x| ULP in WGSL (|x| < 6 here: 15 ULP), and some roundings. */
 const SIGMOID = { absolute: 1e-6, relative: 4e-6, rejectAllZero: true };
 
@@ -56,6 +59,69 @@ for (const { label, options } of GPU_VARIANTS.slice(0, 2)) {
         results: { gate: SIGMOID, up: SIGMOID, dOut: SIGMOID },
       });
     }, options);
+
+    if (size % 2 === 0) {
+      const halves = (seed: number, dtype: "f16" | "bf16" = "f16") => ({ ...floats(seed), dtype });
+      gpuTest(`f16: add, scale, fill, copy and cast of ${size} elements${label}`, async (backend) => {
+        for (const [x, out] of [[halves(1), halves(2)], [halves(1), floats(2)], [floats(1), halves(2)]]) {
+          await assertOpMatchesReference(backend, {
+            inputs: { x, out },
+            run: (ops, { x, out }) => ops.add(x, out),
+            results: { out: {} }, // one f32 sum, rounded: every bit
+          });
+        }
+        await assertOpMatchesReference(backend, {
+          inputs: { x: halves(3) },
+          run: (ops, { x }) => ops.scale(x, -0.7),
+          results: { x: {} },
+        });
+        for (const [value, dtype] of [[0, "f16"], [1.7, "f16"], [1.7, "bf16"]] as const) {
+          await assertOpMatchesReference(backend, {
+            inputs: { x: halves(4, dtype), y: halves(5, dtype) },
+            run: (ops, { x }) => ops.fill(x, value),
+            results: { x: {} },
+          });
+        }
+        for (const dtype of ["f16", "bf16"] as const) {
+          await assertOpMatchesReference(backend, {
+            inputs: { x: halves(6, dtype), out: halves(7, dtype) },
+            run: (ops, { x, out }) => ops.copy(x, out),
+            results: { out: {} },
+          });
+        }
+        const types = ["f32", "f16", "bf16"] as const;
+        for (const [from, to] of types.flatMap((from) => types.map((to) => [from, to] as const))) {
+          await assertOpMatchesReference(backend, {
+            inputs: { x: { ...floats(6), dtype: from }, out: { ...floats(7), dtype: to } },
+            run: (ops, { x, out }) => ops.cast(x, out),
+            results: { out: {} },
+          });
+        }
+      }, options);
+
+      gpuTest(`f16: gated activation of ${size} elements, into any of its tensors${label}`, async (backend) => {
+        for (const into of ["out", "gate", "up"] as const) {
+          await assertOpMatchesReference(backend, {
+            inputs: { gate: halves(8), up: halves(9), out: halves(10) },
+            run: (ops, tensors) => ops.gatedActivation(tensors.gate, tensors.up, tensors[into]),
+            results: { [into]: HALF_ROUNDING },
+          });
+        }
+        await assertOpMatchesReference(backend, {
+          inputs: { gate: halves(11), up: halves(12), dOut: halves(13) },
+          run: (ops, { gate, up, dOut }) => ops.gatedActivationBackward(gate, up, dOut),
+          results: { gate: HALF_ROUNDING, up: HALF_ROUNDING, dOut: HALF_ROUNDING },
+        });
+      }, options);
+
+      gpuTest(`f16: init normal of ${size} elements has the same bits${label}`, async (backend) => {
+        await assertOpMatchesReference(backend, {
+          inputs: { out: halves(14) },
+          run: (ops, { out }) => ops.initNormal(out, { std: 0.02, seed: 0xfedcba98, stream: 3, start: 7 }),
+          results: { out: {} },
+        });
+      }, options);
+    }
 
     gpuTest(`init normal of ${size} elements has the same bits${label}`, async (backend) => {
       for (const start of [0, 7, 2 ** 32 - 100, 3 * 2 ** 33 + 5]) {

@@ -163,7 +163,7 @@ gpuTest("matmul splits each operand that does not fit a binding", async (backend
   ];
   for (const { layout, dims, dispatches } of cases) {
     for (const accumulate of [false, true]) {
-      const dispatcher = limited(backend, { maxBindingBytes: 4096, offsetAlignmentElements: 8 });
+      const dispatcher = limited(backend, { maxBindingBytes: 4096, offsetAlignmentBytes: 32 });
       const options = { accumulate, dispatcher, variant: SMALL_LANES, placements: ["shifted"] } as const;
       await assertProduct(backend, layout, dims, options);
       assertEquals(dispatcher.calls.length, dispatches, `Dispatches of ${layout} ${dims}`);
@@ -251,7 +251,7 @@ function device(limits: Partial<Dispatcher["limits"]>, isSoftware: boolean, subg
       maxWorkgroupMemoryBytes: 16_384,
       maxInvocations: 256,
       maxStorageBuffers: 8,
-      offsetAlignmentElements: 64,
+      offsetAlignmentBytes: 256,
       maxLoopTurns: Infinity,
       ...limits,
     },

@@ -122,6 +122,15 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     (ops, f) => ops.adamw(f([6]), f([6]), f([6]), f([6]), { ...adamw, beta2: 1 }),
   ],
   ["adamw", "clip must be [2]", (ops, f) => ops.adamw(f([6]), f([6]), f([6]), f([6]), adamw, f([1]))],
+  ["cast", "x must be f32 or f16 or bf16, not u32", (ops, f) => ops.cast(f([2], "u32"), f([2]))],
+  [
+    "copyColumns",
+    "f16 lies in pairs",
+    (ops, f) => ops.copyColumns(f([2, 4], "f16"), 1, f([2, 4], "f16"), 0, 2),
+  ],
+  ["gatedActivation", "up must be f16, not f32", (ops, f) => {
+    ops.gatedActivation(f([2, 4], "f16"), f([2, 4]), f([2, 4], "f16"));
+  }],
   ["add", "out must have 6 elements, not 5", (ops, f) => ops.add(f([2, 3]), f([5]))],
   ["scale", "x must be f32", (ops, f) => ops.scale(f([2], "u32"), 2)],
   ["fill", "x must be f32", (ops, f) => ops.fill(f([2], "u32"), 2)],

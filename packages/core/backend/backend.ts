@@ -19,6 +19,9 @@ export interface KernelTime {
   readonly totalMs: number;
 }
 
+/** Host data that a tensor is written with: f32 numbers, ids, or the bits of numbers of 16 bits. */
+export type HostData = Float32Array | Uint32Array | Uint16Array;
+
 /**
  * A device that tensors live on and ops run on.
  *
@@ -45,9 +48,18 @@ export interface Backend extends AsyncDisposable {
    * @throws {RangeError} when the device has no buffer of that size
    */
   empty(shape: Shape, tag: MemoryTag, dtype?: DType): Tensor;
-  /** Copies host data into a tensor; the data is read before the call returns. */
-  write(tensor: Tensor, data: Float32Array | Uint32Array): void;
-  /** Copies an f32 tensor to the host as it is at the time of the call, once the ops before it are done. */
+  /**
+   * Copies host data into a tensor; the data is read before the call returns. Numbers for a tensor of f16 or bf16 are
+   * rounded to the nearest, ties to even; a Uint16Array holds its bits. `Tensor.words` moves bytes as they are.
+   *
+   * @throws {RangeError} when there are more or fewer elements than the tensor has
+   * @throws {TypeError} when the tensor has another element type
+   */
+  write(tensor: Tensor, data: HostData): void;
+  /**
+   * Copies a tensor of numbers to the host as it is at the time of the call, once the ops before it are done; as f32
+   * whatever floats it holds.
+   */
   read(tensor: Tensor): Promise<Float32Array>;
   /**
    * As `read` for several tensors, waiting once.
@@ -81,21 +93,26 @@ export interface Backend extends AsyncDisposable {
   takeProfile(): Promise<KernelTime[]>;
 }
 
-/** Allocates a tensor and fills it with host data; owned by the caller. */
+/**
+ * Allocates a tensor and fills it with host data; owned by the caller.
+ *
+ * @param dtype element type; by default u32 for a Uint32Array, f16 for the bits in a Uint16Array, f32 otherwise
+ */
 export function tensorFrom(
   backend: Backend,
-  data: Float32Array | Uint32Array,
+  data: HostData,
   shape: Shape,
   tag: MemoryTag,
+  dtype: DType = data instanceof Uint32Array ? "u32" : data instanceof Uint16Array ? "f16" : "f32",
 ): Tensor {
-  const tensor = backend.empty(shape, tag, data instanceof Uint32Array ? "u32" : "f32");
+  const tensor = backend.empty(shape, tag, dtype);
   backend.write(tensor, data);
   return tensor;
 }
 
-/** Allocates an f32 tensor of zeros; owned by the caller. */
-export function zeros(backend: Backend, shape: Shape, tag: MemoryTag): Tensor {
-  const tensor = backend.empty(shape, tag);
+/** Allocates a tensor of zeros, f32 unless told otherwise; owned by the caller. */
+export function zeros(backend: Backend, shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
+  const tensor = backend.empty(shape, tag, dtype);
   backend.ops.fill(tensor, 0);
   return tensor;
 }

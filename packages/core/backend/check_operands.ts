@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type DType, elementCount, sameShape, type Shape } from "../tensor/shape.ts";
+import { type DType, elementBytes, sameShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** One tensor of an op and what it has to be. */
@@ -16,17 +16,33 @@ export interface Operand {
   readonly wanted: Shape | number;
   /** Whether the op writes it; a written tensor must not overlap with any other. */
   readonly written: boolean;
-  /** Wanted element type. */
-  readonly dtype: DType;
+  /** Wanted element type, or those that there may be. */
+  readonly dtype: DType | readonly DType[];
 }
 
+/** Element types that most ops on numbers take. */
+export const FLOATS: readonly DType[] = ["f32", "f16"];
+
+/** Element types of all numbers, for ops that only move or round them. */
+export const NUMBERS: readonly DType[] = ["f32", "f16", "bf16"];
+
 /** A tensor that the op reads; f32 unless told otherwise. */
-export function reads(name: string, tensor: Tensor, wanted: Shape | number, dtype: DType = "f32"): Operand {
+export function reads(
+  name: string,
+  tensor: Tensor,
+  wanted: Shape | number,
+  dtype: DType | readonly DType[] = "f32",
+): Operand {
   return { name, tensor, wanted, written: false, dtype };
 }
 
 /** A tensor that the op writes; f32 unless told otherwise. */
-export function writes(name: string, tensor: Tensor, wanted: Shape | number, dtype: DType = "f32"): Operand {
+export function writes(
+  name: string,
+  tensor: Tensor,
+  wanted: Shape | number,
+  dtype: DType | readonly DType[] = "f32",
+): Operand {
   return { name, tensor, wanted, written: true, dtype };
 }
 
@@ -41,7 +57,10 @@ export function writes(name: string, tensor: Tensor, wanted: Shape | number, dty
 export function checkOperands(op: string, operands: readonly Operand[]): void {
   for (const { tensor } of operands) tensor.assertLive();
   for (const { name, tensor, wanted, dtype } of operands) {
-    if (tensor.dtype !== dtype) refuse(op, operands, `${name} must be ${dtype}, not ${tensor.dtype}`);
+    const allowed = typeof dtype === "string" ? [dtype] : dtype;
+    if (!allowed.includes(tensor.dtype)) {
+      refuse(op, operands, `${name} must be ${allowed.join(" or ")}, not ${tensor.dtype}`);
+    }
     if (typeof wanted === "number") {
       if (tensor.size !== wanted) refuse(op, operands, `${name} must have ${wanted} elements, not ${tensor.size}`);
     } else if (!sameShape(tensor.shape, wanted)) {
@@ -74,15 +93,19 @@ export function showShape(shape: Shape): string {
   return `[${shape.join(", ")}]`;
 }
 
-/** Whether two tensors have elements in common. */
+/** Whether two tensors have memory in common. */
 export function overlaps(a: Tensor, b: Tensor): boolean {
-  return a.storage === b.storage && a.offset < b.offset + elementCount(b.shape) &&
-    b.offset < a.offset + elementCount(a.shape);
+  if (a.storage !== b.storage) return false;
+  const [[aStart, aEnd], [bStart, bEnd]] = [a, b].map((tensor) => {
+    const start = tensor.offset * elementBytes(tensor.dtype);
+    return [start, start + tensor.bytes];
+  });
+  return aStart < bEnd && bStart < aEnd;
 }
 
 /** Whether two tensors are the same elements. */
 export function sameElements(a: Tensor, b: Tensor): boolean {
-  return a.storage === b.storage && a.offset === b.offset && a.size === b.size;
+  return a.storage === b.storage && a.dtype === b.dtype && a.offset === b.offset && a.size === b.size;
 }
 
 function checkOverlaps(op: string, operands: readonly Operand[]): void {

@@ -9,7 +9,17 @@
  */
 
 import type { Tensor } from "../tensor/tensor.ts";
-import { checkOperands, matrixDims, reads, refuse, sameElements, showShape, writes } from "./check_operands.ts";
+import {
+  checkOperands,
+  FLOATS,
+  matrixDims,
+  NUMBERS,
+  reads,
+  refuse,
+  sameElements,
+  showShape,
+  writes,
+} from "./check_operands.ts";
 import { type AdamWOptions, type InitNormalOptions, type MatmulOptions, PARTIAL_SUMS } from "./ops.ts";
 
 /** Dims of one matrix product: out [m, n] = a [m, k] · b [k, n], up to transposition. */
@@ -123,18 +133,18 @@ export function checkRope(x: Tensor, table: Tensor, heads: number): RopeDims {
 export function checkGatedActivation(gate: Tensor, up: Tensor, out: Tensor): void {
   const inPlace = [gate, up].some((input) => !input.freed && sameElements(input, out));
   checkOperands("gatedActivation", [
-    reads("gate", gate, gate.shape),
-    reads("up", up, gate.shape),
-    inPlace ? reads("out", out, gate.shape) : writes("out", out, gate.shape),
+    reads("gate", gate, gate.shape, FLOATS),
+    reads("up", up, gate.shape, gate.dtype),
+    inPlace ? reads("out", out, gate.shape, gate.dtype) : writes("out", out, gate.shape, gate.dtype),
   ]);
 }
 
 /** Checks `Ops.gatedActivationBackward`. */
 export function checkGatedActivationBackward(gate: Tensor, up: Tensor, dOut: Tensor): void {
   checkOperands("gatedActivationBackward", [
-    writes("gate", gate, gate.shape),
-    writes("up", up, gate.shape),
-    writes("dOut", dOut, gate.shape),
+    writes("gate", gate, gate.shape, FLOATS),
+    writes("up", up, gate.shape, gate.dtype),
+    writes("dOut", dOut, gate.shape, gate.dtype),
   ]);
 }
 
@@ -213,17 +223,17 @@ export function checkAdamW(
 
 /** Checks `Ops.add`. */
 export function checkAdd(x: Tensor, out: Tensor): void {
-  checkOperands("add", [reads("x", x, x.shape), writes("out", out, x.size)]);
+  checkOperands("add", [reads("x", x, x.shape, FLOATS), writes("out", out, x.size, FLOATS)]);
 }
 
 /** Checks `Ops.scale`. */
 export function checkScale(x: Tensor): void {
-  checkOperands("scale", [writes("x", x, x.shape)]);
+  checkOperands("scale", [writes("x", x, x.shape, FLOATS)]);
 }
 
 /** Checks `Ops.fill`. */
 export function checkFill(x: Tensor): void {
-  checkOperands("fill", [writes("x", x, x.shape)]);
+  checkOperands("fill", [writes("x", x, x.shape, NUMBERS)]);
 }
 
 /** Checks `Ops.copy`. */
@@ -231,12 +241,20 @@ export function checkCopy(x: Tensor, out: Tensor): void {
   checkOperands("copy", [reads("x", x, x.shape, x.dtype), writes("out", out, x.size, x.dtype)]);
 }
 
+/** Checks `Ops.cast`. */
+export function checkCast(x: Tensor, out: Tensor): void {
+  checkOperands("cast", [reads("x", x, x.shape, NUMBERS), writes("out", out, x.size, NUMBERS)]);
+}
+
 /** Checks `Ops.copyColumns`. */
 export function checkCopyColumns(x: Tensor, xColumn: number, out: Tensor, outColumn: number, columns: number): void {
   const [rows, xWidth] = matrixDims("copyColumns", "x", x);
   const [, outWidth] = matrixDims("copyColumns", "out", out);
-  const operands = [reads("x", x, x.shape), writes("out", out, [rows, outWidth])];
+  const operands = [reads("x", x, x.shape, FLOATS), writes("out", out, [rows, outWidth], x.dtype)];
   checkOperands("copyColumns", operands);
+  if (x.dtype !== "f32" && [xColumn, outColumn, columns].some((count) => count % 2 !== 0)) {
+    refuse("copyColumns", operands, `${x.dtype} lies in pairs: columns must be copied in pairs, from and to even ones`);
+  }
   for (const [name, first, width] of [["x", xColumn, xWidth], ["out", outColumn, outWidth]] as const) {
     if ([first, columns].every((value) => Number.isSafeInteger(value) && value >= 0) && first + columns <= width) {
       continue;
@@ -247,7 +265,7 @@ export function checkCopyColumns(x: Tensor, xColumn: number, out: Tensor, outCol
 
 /** Checks `Ops.initNormal`. */
 export function checkInitNormal(out: Tensor, options: InitNormalOptions): void {
-  const operands = [writes("out", out, out.shape)];
+  const operands = [writes("out", out, out.shape, FLOATS)];
   checkOperands("initNormal", operands);
   const { std, seed, stream, start = 0, stride } = options;
   if (!(std >= 0 && Number.isFinite(std))) refuse("initNormal", operands, `std must not be negative, not ${std}`);

@@ -1,8 +1,9 @@
 /**
  * The kernel vocabulary that every backend implements.
  *
- * Ops write into tensors that the caller allocated; none of them allocates tensors or waits. All numbers are f32,
- * ids and positions u32. Tensors are contiguous and row-major. Legend of dims: B batch, T rows (B × local tokens),
+ * Ops write into tensors that the caller allocated; none of them allocates tensors or waits. Numbers are f32 unless an
+ * op says otherwise, ids and positions u32. Ops compute in f32 whatever their tensors hold: f16 is read exactly, and what
+ * is written to f16 is rounded once, to the nearest, ties to even. Tensors are contiguous and row-major. Legend of dims: B batch, T rows (B × local tokens),
  * S tokens of one sequence on this rank, D model width, H query heads, K kv heads, E head dim, F MLP width,
  * V vocabulary, N any number. "+=" marks results that are added to what is there. Every op checks shapes and throws a
  * `RangeError` that names the op and the shapes. Results are deterministic: the same inputs give the same bits.
@@ -186,17 +187,20 @@ export interface Ops {
   /** One AdamW step of param, m and v [N] in place, with the gradient times result[1] of {@linkcode Ops.clipFactor} if given. */
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void;
 
-  /** out += x; same number of elements. */
+  /** out += x; same number of elements, each of f32 or f16. */
   add(x: Tensor, out: Tensor): void;
-  /** x *= factor. */
+  /** x *= factor; f32 or f16. */
   scale(x: Tensor, factor: number): void;
-  /** x = value. */
+  /** x = value; f32, f16 or bf16. */
   fill(x: Tensor, value: number): void;
   /** out = x; same number of elements and dtype. */
   copy(x: Tensor, out: Tensor): void;
+  /** out = x, rounded to the dtype of out; same number of elements, each of f32, f16 or bf16. */
+  cast(x: Tensor, out: Tensor): void;
   /**
    * Copies a block of columns between matrices of as many rows: columns outColumn, … of out [T, N] become columns
-   * xColumn, … of x [T, M], `columns` of them; the others stay. With `accumulate` they are added to what is there.
+   * xColumn, … of x [T, M], `columns` of them; the others stay. With `accumulate` they are added to what is there. Both f32 or both f16, and of f16
+   * all numbers of columns are even.
    */
   copyColumns(
     x: Tensor,

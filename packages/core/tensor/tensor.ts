@@ -8,7 +8,7 @@
  * @module
  */
 
-import { type DType, ELEMENT_BYTES, elementCount, type Shape } from "./shape.ts";
+import { checkPairs, type DType, elementBytes, elementCount, type Shape } from "./shape.ts";
 
 /** What a piece of device memory is used for; the ledger counts bytes by it. */
 export type MemoryTag =
@@ -54,6 +54,7 @@ export class Tensor implements Disposable {
    * @param dtype element type
    * @param offset first element within the storage
    * @param references count of live handles shared by all handles on the storage; left out by backends
+   * @throws {RangeError} when elements of 16 bits do not lie in pairs
    */
   constructor(
     readonly storage: Storage,
@@ -62,6 +63,7 @@ export class Tensor implements Disposable {
     readonly offset: number = 0,
     references: { count: number } = { count: 0 },
   ) {
+    checkPairs(shape, dtype, offset);
     this.#references = references;
     references.count++;
   }
@@ -73,7 +75,7 @@ export class Tensor implements Disposable {
 
   /** Bytes of the elements this handle spans. */
   get bytes(): number {
-    return this.size * ELEMENT_BYTES;
+    return this.size * elementBytes(this.dtype);
   }
 
   /** Whether this handle has been freed. */
@@ -109,6 +111,20 @@ export class Tensor implements Disposable {
       throw new RangeError(`Cannot reshape [${this.shape}] to [${shape}]: the number of elements must stay the same`);
     }
     return this.view(shape, 0);
+  }
+
+  /**
+   * A handle on the same bytes as f32 words, to be freed by its receiver: as the tensor itself where elements have 32
+   * bits, and with half as many columns of pairs where they have 16. For what only moves elements, such as exchanges and
+   * checkpoints; the numbers in the words of pairs mean nothing.
+   */
+  words(): Tensor {
+    this.assertLive();
+    const perWord = 4 / elementBytes(this.dtype);
+    const shape = perWord === 1
+      ? this.shape
+      : [...this.shape.slice(0, -1), this.shape[this.shape.length - 1] / perWord];
+    return new Tensor(this.storage, shape, "f32", this.offset / perWord, this.#references);
   }
 
   /** Drops this handle; the memory goes back to the backend with the last one. Throws when freed twice. */

@@ -6,16 +6,17 @@
  */
 
 import { Ledger } from "../../memory/ledger.ts";
-import { type DType, elementCount, type Shape } from "../../tensor/shape.ts";
+import { writeHalves } from "../../tensor/half.ts";
+import { checkPairs, type DType, elementCount, type Shape } from "../../tensor/shape.ts";
 import { type MemoryTag, Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTime } from "../backend.ts";
+import type { Backend, HostData, KernelTime } from "../backend.ts";
 import type { Ops } from "../ops.ts";
 import { OpTimer } from "./op_timer.ts";
 import { ReferenceOps } from "./reference_ops.ts";
-import { elementsOf, floatsOf, HostStorage } from "./storage.ts";
+import { elementsOf, HostStorage, numbersOf } from "./storage.ts";
 
-/** What fresh u32 tensors hold with `poison`: no id, position or label that a test would use. */
-const POISON_ID = 0xdeadbeef;
+/** What fresh tensors hold with `poison`: NaN, or no id, position or label that a test would use. */
+const POISON = { f32: 0x7fc00000, f16: 0x7e007e00, bf16: 0x7fc07fc0, u32: 0xdeadbeef };
 
 /** Options of {@linkcode createReferenceBackend}. */
 export interface ReferenceBackendOptions {
@@ -57,20 +58,25 @@ class ReferenceBackend implements Backend {
   }
 
   empty(shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
+    checkPairs(shape, dtype);
     const storage = new HostStorage(this.ledger, tag, dtype, elementCount(shape));
-    if (this.#poison) storage.data.fill(dtype === "f32" ? NaN : POISON_ID);
+    if (this.#poison) new Uint32Array(storage.data).fill(POISON[dtype]);
     return new Tensor(storage, [...shape], dtype);
   }
 
-  write(tensor: Tensor, data: Float32Array | Uint32Array): void {
+  write(tensor: Tensor, data: HostData): void {
     const elements = elementsOf(tensor);
     if (data.length !== elements.length) {
       throw new RangeError(
         `Cannot write ${data.length} elements to a tensor of shape [${tensor.shape}]: it has ${elements.length}`,
       );
     }
+    const { dtype } = tensor;
+    if (data instanceof Float32Array && (dtype === "f16" || dtype === "bf16")) {
+      return writeHalves(data, elements as Uint16Array, dtype);
+    }
     if (data.constructor !== elements.constructor) {
-      throw new TypeError(`Cannot write a ${data.constructor.name} to a tensor of ${tensor.dtype}`);
+      throw new TypeError(`Cannot write a ${data.constructor.name} to a tensor of ${dtype}`);
     }
     elements.set(data);
   }
@@ -94,8 +100,8 @@ class ReferenceBackend implements Backend {
     onRead?: (index: number) => void,
   ): () => Promise<Float32Array[]> {
     const copies = tensors.map((tensor, i) => {
-      const values = floatsOf(tensor);
-      if (!into) return values.slice();
+      const values = numbersOf(tensor);
+      if (!into) return tensor.dtype === "f32" ? values.slice() : values;
       if (values.length !== into[i].length) {
         throw new RangeError(
           `Cannot read a tensor of shape [${tensor.shape}] into ${into[i].length} elements: it has ${values.length}`,

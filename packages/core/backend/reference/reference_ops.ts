@@ -20,7 +20,7 @@ import { rmsNorm, rmsNormBackward } from "./norm.ts";
 import type { OpTimer } from "./op_timer.ts";
 import { clipFactor, sum, sumSquares } from "./reductions.ts";
 import { rope } from "./rope.ts";
-import { elementsOf, floatsOf, idsOf } from "./storage.ts";
+import { elementsOf, idsOf, OpNumbers } from "./storage.ts";
 
 /** Plain TypeScript implementation of {@linkcode Ops} on tensors in host memory. Every op is done when it returns. */
 export class ReferenceOps implements Ops {
@@ -34,41 +34,38 @@ export class ReferenceOps implements Ops {
   matmul(a: Tensor, b: Tensor, out: Tensor, options: MatmulOptions = {}): void {
     const dims = check.checkMatmul(a, b, out, options);
     const accumulate = options.accumulate ?? false;
-    this.#timer.run(`matmul ${dims.layout}`, () => matmul(floatsOf(a), floatsOf(b), floatsOf(out), dims, accumulate));
+    this.#run(`matmul ${dims.layout}`, (n) => matmul(n.of(a), n.of(b), n.into(out), dims, accumulate));
   }
 
   embedding(ids: Tensor, table: Tensor, out: Tensor): void {
     check.checkEmbedding(ids, table, out);
-    this.#timer.run("embedding", () => embedding(idsOf(ids), floatsOf(table), floatsOf(out), table.shape[1]));
+    this.#run("embedding", (n) => embedding(idsOf(ids), n.of(table), n.into(out), table.shape[1]));
   }
 
   embeddingBackward(order: Tensor, segments: Tensor, dOut: Tensor, dTable: Tensor): void {
     check.checkEmbeddingBackward(order, segments, dOut, dTable);
-    this.#timer.run(
+    this.#run(
       "embeddingBackward",
-      () => embeddingBackward(idsOf(order), idsOf(segments), floatsOf(dOut), floatsOf(dTable), dTable.shape[1]),
+      (n) => embeddingBackward(idsOf(order), idsOf(segments), n.of(dOut), n.into(dTable), dTable.shape[1]),
     );
   }
 
   rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void {
     check.checkRmsNorm(x, weight, out, rstd, epsilon);
-    this.#timer.run(
-      "rmsNorm",
-      () => rmsNorm(floatsOf(x), floatsOf(weight), floatsOf(out), floatsOf(rstd), epsilon),
-    );
+    this.#run("rmsNorm", (n) => rmsNorm(n.of(x), n.of(weight), n.into(out), n.into(rstd), epsilon));
   }
 
   rmsNormBackward(x: Tensor, weight: Tensor, rstd: Tensor, dOut: Tensor, dx: Tensor, dWeight?: Tensor): void {
     check.checkRmsNormBackward(x, weight, rstd, dOut, dx, dWeight);
-    this.#timer.run("rmsNormBackward", () => {
-      const [xs, weights, rstds, dOuts, dxs] = [x, weight, rstd, dOut, dx].map(floatsOf);
-      rmsNormBackward(xs, weights, rstds, dOuts, dxs, dWeight && floatsOf(dWeight));
+    this.#run("rmsNormBackward", (n) => {
+      const dWeights = dWeight && n.into(dWeight);
+      rmsNormBackward(n.of(x), n.of(weight), n.of(rstd), n.of(dOut), n.into(dx), dWeights);
     });
   }
 
   rope(x: Tensor, table: Tensor, heads: number, options: { inverse?: boolean } = {}): void {
     const dims = check.checkRope(x, table, heads);
-    this.#timer.run("rope", () => rope(floatsOf(x), floatsOf(table), dims, options.inverse ?? false));
+    this.#run("rope", (n) => rope(n.into(x), n.of(table), dims, options.inverse ?? false));
   }
 
   attention(
@@ -80,17 +77,17 @@ export class ReferenceOps implements Ops {
   ): void {
     const dims = checkAttention(inputs, out, logSumExp, shape);
     const resume = options.resume ?? false;
-    this.#timer.run(
+    this.#run(
       "attention",
-      () => attention(attentionArrays(inputs), floatsOf(out), floatsOf(logSumExp), shape, dims, resume),
+      (n) => attention(attentionArrays(n, inputs), n.into(out), n.into(logSumExp), shape, dims, resume),
     );
   }
 
   attentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void {
     checkAttentionDelta(out, dOut, delta, heads);
-    this.#timer.run(
+    this.#run(
       "attentionDelta",
-      () => attentionDelta(floatsOf(out), floatsOf(dOut), floatsOf(delta), out.shape[1] / heads),
+      (n) => attentionDelta(n.of(out), n.of(dOut), n.into(delta), out.shape[1] / heads),
     );
   }
 
@@ -103,86 +100,94 @@ export class ReferenceOps implements Ops {
     shape: AttentionShape,
   ): void {
     const dims = checkAttentionBackward(inputs, dOut, logSumExp, delta, gradients, shape);
-    this.#timer.run("attentionBackward", () => {
-      const [dOuts, logSumExps, deltas] = [dOut, logSumExp, delta].map(floatsOf);
+    this.#run("attentionBackward", (n) => {
+      const [dOuts, logSumExps, deltas] = [dOut, logSumExp, delta].map((tensor) => n.of(tensor));
       const { dq, dk, dv } = gradients;
-      const sums = { dq: floatsOf(dq), dk: floatsOf(dk), dv: floatsOf(dv) };
-      attentionBackward(attentionArrays(inputs), dOuts, logSumExps, deltas, sums, shape, dims);
+      const sums = { dq: n.into(dq), dk: n.into(dk), dv: n.into(dv) };
+      attentionBackward(attentionArrays(n, inputs), dOuts, logSumExps, deltas, sums, shape, dims);
     });
   }
 
   gatedActivation(gate: Tensor, up: Tensor, out: Tensor): void {
     check.checkGatedActivation(gate, up, out);
-    this.#timer.run("gatedActivation", () => gatedActivation(floatsOf(gate), floatsOf(up), floatsOf(out)));
+    this.#run("gatedActivation", (n) => {
+      const outs = n.into(out);
+      gatedActivation(n.of(gate), n.of(up), outs);
+    });
   }
 
   gatedActivationBackward(gate: Tensor, up: Tensor, dOut: Tensor): void {
     check.checkGatedActivationBackward(gate, up, dOut);
-    this.#timer.run(
+    this.#run(
       "gatedActivationBackward",
-      () => gatedActivationBackward(floatsOf(gate), floatsOf(up), floatsOf(dOut)),
+      (n) => gatedActivationBackward(n.into(gate), n.into(up), n.into(dOut)),
     );
   }
 
   crossEntropy(logits: Tensor, labels: Tensor, losses: Tensor, scale: number): void {
     check.checkCrossEntropy(logits, labels, losses);
-    this.#timer.run("crossEntropy", () => crossEntropy(floatsOf(logits), idsOf(labels), floatsOf(losses), scale));
+    this.#run("crossEntropy", (n) => crossEntropy(n.into(logits), idsOf(labels), n.into(losses), scale));
   }
 
   logSumExp(logits: Tensor, labels: Tensor, out: Tensor): void {
     check.checkLogSumExp(logits, labels, out);
-    this.#timer.run("logSumExp", () => logSumExp(floatsOf(logits), idsOf(labels), floatsOf(out)));
+    this.#run("logSumExp", (n) => logSumExp(n.of(logits), idsOf(labels), n.into(out)));
   }
 
   crossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor, scale: number): void {
     check.checkCrossEntropyGradient(logits, labels, logSumExp);
-    this.#timer.run(
+    this.#run(
       "crossEntropyGradient",
-      () => crossEntropyGradient(floatsOf(logits), idsOf(labels), floatsOf(logSumExp), scale),
+      (n) => crossEntropyGradient(n.into(logits), idsOf(labels), n.of(logSumExp), scale),
     );
   }
 
   sum(x: Tensor, out: Tensor): void {
     check.checkSum(x, out);
-    this.#timer.run("sum", () => sum(floatsOf(x), floatsOf(out)));
+    this.#run("sum", (n) => sum(n.of(x), n.into(out)));
   }
 
   sumSquares(x: Tensor, out: Tensor): void {
     check.checkSumSquares(x, out);
-    this.#timer.run("sumSquares", () => sumSquares(floatsOf(x), floatsOf(out)));
+    this.#run("sumSquares", (n) => sumSquares(n.of(x), n.into(out)));
   }
 
   clipFactor(partials: Tensor, result: Tensor, maxNorm: number): void {
     check.checkClipFactor(partials, result, maxNorm);
-    this.#timer.run("clipFactor", () => clipFactor(floatsOf(partials), floatsOf(result), maxNorm));
+    this.#run("clipFactor", (n) => clipFactor(n.of(partials), n.into(result), maxNorm));
   }
 
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void {
     check.checkAdamW(param, grad, m, v, options, clip);
-    this.#timer.run("adamw", () => {
-      const factor = clip ? floatsOf(clip)[1] : 1;
-      adamw(floatsOf(param), floatsOf(grad), floatsOf(m), floatsOf(v), options, factor);
+    this.#run("adamw", (n) => {
+      const factor = clip ? n.of(clip)[1] : 1;
+      adamw(n.into(param), n.of(grad), n.into(m), n.into(v), options, factor);
     });
   }
 
   add(x: Tensor, out: Tensor): void {
     check.checkAdd(x, out);
-    this.#timer.run("add", () => add(floatsOf(x), floatsOf(out)));
+    this.#run("add", (n) => add(n.of(x), n.into(out)));
   }
 
   scale(x: Tensor, factor: number): void {
     check.checkScale(x);
-    this.#timer.run("scale", () => scale(floatsOf(x), factor));
+    this.#run("scale", (n) => scale(n.into(x), factor));
   }
 
   fill(x: Tensor, value: number): void {
     check.checkFill(x);
-    this.#timer.run("fill", () => floatsOf(x).fill(value));
+    this.#run("fill", (n) => n.into(x).fill(value));
   }
 
   copy(x: Tensor, out: Tensor): void {
     check.checkCopy(x, out);
-    this.#timer.run("copy", () => elementsOf(out).set(elementsOf(x)));
+    this.#run("copy", () => elementsOf(out).set(elementsOf(x)));
+  }
+
+  cast(x: Tensor, out: Tensor): void {
+    check.checkCast(x, out);
+    this.#run("cast", (n) => n.into(out).set(n.of(x)));
   }
 
   copyColumns(
@@ -194,25 +199,33 @@ export class ReferenceOps implements Ops {
     options: { accumulate?: boolean } = {},
   ): void {
     check.checkCopyColumns(x, xColumn, out, outColumn, columns);
-    this.#timer.run("copyColumns", () => {
-      const from = { values: floatsOf(x), width: x.shape[1], column: xColumn };
-      const to = { values: floatsOf(out), width: out.shape[1], column: outColumn };
+    this.#run("copyColumns", (n) => {
+      const from = { values: n.of(x), width: x.shape[1], column: xColumn };
+      const to = { values: n.into(out), width: out.shape[1], column: outColumn };
       copyColumns(from, to, x.shape[0], columns, options.accumulate ?? false);
     });
   }
 
   initNormal(out: Tensor, options: InitNormalOptions): void {
     check.checkInitNormal(out, options);
-    this.#timer.run("initNormal", () => initNormal(floatsOf(out), out.shape.at(-1) ?? 1, options));
+    this.#run("initNormal", (n) => initNormal(n.into(out), out.shape.at(-1) ?? 1, options));
+  }
+
+  #run(kernel: string, op: (numbers: OpNumbers) => void): void {
+    this.#timer.run(kernel, () => {
+      const numbers = new OpNumbers();
+      op(numbers);
+      numbers.store();
+    });
   }
 }
 
-function attentionArrays({ q, k, v, queryPositions, keyPositions }: AttentionInputs): AttentionArrays {
+function attentionArrays(numbers: OpNumbers, inputs: AttentionInputs): AttentionArrays {
   return {
-    q: floatsOf(q),
-    k: floatsOf(k),
-    v: floatsOf(v),
-    queryPositions: idsOf(queryPositions),
-    keyPositions: idsOf(keyPositions),
+    q: numbers.of(inputs.q),
+    k: numbers.of(inputs.k),
+    v: numbers.of(inputs.v),
+    queryPositions: idsOf(inputs.queryPositions),
+    keyPositions: idsOf(inputs.keyPositions),
   };
 }

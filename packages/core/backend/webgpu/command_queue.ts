@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ELEMENT_BYTES } from "../../tensor/shape.ts";
+import { elementBytes } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { PooledBuffer } from "./buffer_pool.ts";
 import type { DeviceErrors } from "./device_error.ts";
@@ -157,8 +157,9 @@ export class CommandQueue implements Dispatcher {
     const { buffer } = storageOf(tensor);
     if (tensor.size === 0) return { buffer, offset: 0, size: VEC4_BYTES };
     const skip = residual(tensor);
-    const offset = (tensor.offset - skip) * ELEMENT_BYTES;
-    const bytes = (skip + tensor.size) * ELEMENT_BYTES;
+    const bytesEach = elementBytes(tensor.dtype);
+    const offset = (tensor.offset - skip) * bytesEach;
+    const bytes = (skip + tensor.size) * bytesEach;
     if (bytes > this.limits.maxBindingBytes) {
       throw new RangeError(
         `Cannot run kernel ${describe(call)}: a tensor of shape [${tensor.shape}] takes ${bytes} bytes, ` +

@@ -5,8 +5,8 @@
  * - Tensors are bound at `@group(0)`, bindings 0, 1, … in the order of `tensors`, written exactly as
  *   `@group(0) @binding(0) var<storage, read> x: array<f32>;` (or `read_write`). The uniform with `params` follows as the
  *   next binding: `@group(0) @binding(2) var<uniform> params: Params;` with one u32 or f32 field per param.
- * - A tensor may start at any element, a binding may not. The binding starts up to `offsetAlignmentElements − 1`
- *   elements before the tensor: add {@linkcode residual}, passed as a param, to every index.
+ * - A tensor may start at any element, a binding may not. The binding starts less than `offsetAlignmentBytes`
+ *   before the tensor: add {@linkcode residual}, passed as a param, to every index.
  * - Two tensors of one call may lie in one buffer as long as their elements do not overlap. WebGPU refuses to bind a
  *   buffer as `read` and as `read_write` in one dispatch, so the dispatcher then declares all tensors on that buffer as
  *   `read_write`, in the WGSL too; kernels and launchers need not care.
@@ -21,7 +21,7 @@
  * @module
  */
 
-import { ELEMENT_BYTES } from "../../tensor/shape.ts";
+import { type DType, elementBytes } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { storageOf } from "./webgpu_storage.ts";
 
@@ -75,8 +75,8 @@ export interface DispatchLimits {
   readonly maxInvocations: number;
   /** Storage buffers of one kernel. */
   readonly maxStorageBuffers: number;
-  /** Elements that the start of a binding is a multiple of; itself a multiple of 4. */
-  readonly offsetAlignmentElements: number;
+  /** Bytes that the start of a binding is a multiple of; itself a multiple of 16. */
+  readonly offsetAlignmentBytes: number;
   /** Turns that all loops of one invocation may take together; infinite on a GPU. */
   readonly maxLoopTurns: number;
 }
@@ -108,12 +108,22 @@ export interface Dispatcher {
 
 /** Elements between the start of the binding and the tensor's first element. */
 export function residual(tensor: Tensor): number {
-  return tensor.offset % storageOf(tensor).owner.offsetAlignmentElements;
+  return tensor.offset % (storageOf(tensor).owner.offsetAlignmentBytes / elementBytes(tensor.dtype));
 }
 
-/** Whether vec4 loads work: every tensor starts at a multiple of 4 elements, and every row stride is one too. */
-export function canVectorize(tensors: readonly Tensor[], strides: readonly number[]): boolean {
-  return tensors.every((tensor) => tensor.offset % 4 === 0) && strides.every((stride) => stride % 4 === 0);
+/**
+ * Whether loads of some elements work: every tensor starts at a multiple of as many elements, and every row stride is
+ * one too.
+ *
+ * @param elements elements of one load, a power of two. Default 4, a vec4 of f32
+ */
+export function canVectorize(tensors: readonly Tensor[], strides: readonly number[], elements = 4): boolean {
+  return tensors.every(({ offset }) => offset % elements === 0) && strides.every((stride) => stride % elements === 0);
+}
+
+/** Most elements of a tensor that fit a binding, wherever it starts. */
+export function bindingElements(limits: DispatchLimits, dtype: DType = "f32"): number {
+  return Math.floor((limits.maxBindingBytes - limits.offsetAlignmentBytes) / elementBytes(dtype));
 }
 
 /** Folds a 1-D grid of any size into x and y; the kernel finds its number with {@linkcode LINEAR_INDEX} and guards. */
@@ -143,7 +153,7 @@ export interface RowBlock {
  *
  * @param limits limits of the device
  * @param rows rows of all tensors
- * @param rowElements elements per row of each tensor that is split
+ * @param rowBytes bytes per row of each tensor that is split
  * @param multiple rows per block are a multiple of this, except in the last; default 1
  * @param maxRows most rows of a block, at least `multiple`; default: as many as fit
  * @throws {RangeError} when `multiple` rows alone do not fit
@@ -151,16 +161,16 @@ export interface RowBlock {
 export function rowBlocks(
   limits: DispatchLimits,
   rows: number,
-  rowElements: readonly number[],
+  rowBytes: readonly number[],
   multiple = 1,
   maxRows: number = Infinity,
 ): RowBlock[] {
-  const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
-  const widest = Math.max(1, ...rowElements);
+  const fitting = limits.maxBindingBytes - limits.offsetAlignmentBytes;
+  const widest = Math.max(1, ...rowBytes);
   const step = Math.floor(Math.min(maxRows, fitting / widest) / multiple) * multiple;
   if (step < 1) {
     throw new RangeError(
-      `Cannot bind ${multiple} rows of ${widest} elements: a binding holds at most ${limits.maxBindingBytes} bytes`,
+      `Cannot bind ${multiple} rows of ${widest} bytes: a binding holds at most ${limits.maxBindingBytes} bytes`,
     );
   }
   const blocks: RowBlock[] = [];

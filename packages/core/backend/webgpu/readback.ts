@@ -29,6 +29,9 @@ export interface ReadRange {
   readonly bytes: number;
 }
 
+/** Told of a range whose bytes have been read. */
+export type OnRead = (range: number, bytes: Uint8Array) => void;
+
 /** A piece of a range that travels in one staging buffer. */
 interface Piece {
   readonly source: ReadRange;
@@ -83,17 +86,17 @@ export class Readback {
    * all of them at once.
    *
    * @param into arrays of the ranges' lengths to copy to; fresh ones by default
-   * @param onRead called with the number of each range once its bytes are there
+   * @param onRead called with the number and the bytes of each range once they are there
    */
   stage(
     ranges: readonly ReadRange[],
     into?: readonly Uint8Array[],
-    onRead: (range: number) => void = () => {},
+    onRead: OnRead = () => {},
   ): () => Promise<Uint8Array[]> {
     const copies = planReads(ranges, this.#maxStagingBytes).map((pieces) => this.#copy(pieces));
     this.#queue.flush();
     return () => {
-      for (const [range, { bytes }] of ranges.entries()) if (bytes === 0) onRead(range);
+      for (const [range, { bytes }] of ranges.entries()) if (bytes === 0) onRead(range, new Uint8Array(0));
       return this.#take(copies, into ? [...into] : ranges.map(() => new Uint8Array(0)), onRead);
     };
   }
@@ -102,7 +105,7 @@ export class Readback {
   async #take(
     copies: readonly StagedCopy[],
     results: Uint8Array[],
-    onRead: (range: number) => void,
+    onRead: OnRead,
   ): Promise<Uint8Array[]> {
     await this.#map(copies);
     for (const { pieces, staging } of copies) {
@@ -110,7 +113,7 @@ export class Readback {
         // So that the caller can hand over what the device computes, and use what is there, while this thread copies.
         await undefined;
         this.#collect(piece, staging, results);
-        if (piece.start + piece.bytes === piece.source.bytes) onRead(piece.range);
+        if (piece.start + piece.bytes === piece.source.bytes) onRead(piece.range, results[piece.range]);
       }
       staging.unmap();
       this.#idle.push(staging);

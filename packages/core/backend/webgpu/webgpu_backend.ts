@@ -5,14 +5,15 @@
  */
 
 import { Ledger } from "../../memory/ledger.ts";
-import { type DType, ELEMENT_BYTES, elementCount, type Shape } from "../../tensor/shape.ts";
+import { checkPairs, type DType, ELEMENT_BYTES, elementBytes, elementCount, type Shape } from "../../tensor/shape.ts";
 import { type MemoryTag, Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTime } from "../backend.ts";
+import type { Backend, HostData, KernelTime } from "../backend.ts";
 import type { Ops } from "../ops.ts";
 import { BufferPool, type PooledBuffer } from "./buffer_pool.ts";
 import { BATCH_DISPATCHES, CommandQueue } from "./command_queue.ts";
 import { DeviceErrors } from "./device_error.ts";
 import { type Dispatcher, type DispatchLimits, WORKSPACE_BYTES } from "./dispatch.ts";
+import { checkRead, deviceData, hostNumbers } from "./host_data.ts";
 import { Readback } from "./readback.ts";
 import { type OpenDevice, requestDevice } from "./request_device.ts";
 import { Timestamps } from "./timestamps.ts";
@@ -61,7 +62,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
   readonly isSoftware: boolean;
   readonly ledger: Ledger;
   readonly ops: Ops;
-  readonly offsetAlignmentElements: number;
+  readonly offsetAlignmentBytes: number;
   readonly #device: GPUDevice;
   readonly #errors: DeviceErrors;
   readonly #pool: BufferPool;
@@ -80,7 +81,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
     const kernelsFor = options.kernelsFor ?? (isSoftware ? "software" : "gpu");
     this.deviceName = deviceName;
     this.isSoftware = isSoftware;
-    this.offsetAlignmentElements = limits.offsetAlignmentElements;
+    this.offsetAlignmentBytes = limits.offsetAlignmentBytes;
     this.#device = device;
     this.#errors = new DeviceErrors(device);
     this.#timestamps = device.features.has("timestamp-query")
@@ -112,24 +113,26 @@ export class WebGpuBackend implements Backend, StorageOwner {
 
   empty(shape: Shape, tag: MemoryTag, dtype: DType = "f32"): Tensor {
     this.#errors.check();
-    const bytes = elementCount(shape) * ELEMENT_BYTES;
+    checkPairs(shape, dtype);
+    const bytes = elementCount(shape) * elementBytes(dtype);
     this.ledger.assertWithinBudget(tag, bytes);
     const buffer = this.#pool.acquire(bytes, () => `allocate a ${tag} tensor of shape [${shape}] (${bytes} bytes)`);
     return new Tensor(new WebGpuStorage(this, buffer, bytes, tag), shape, dtype);
   }
 
-  write(tensor: Tensor, data: Float32Array | Uint32Array): void {
+  write(tensor: Tensor, data: HostData): void {
     this.#errors.check();
     const { buffer } = storageOf(tensor);
-    checkWritten(tensor, data);
+    const written = deviceData(tensor, data);
+    const bytesEach = written.BYTES_PER_ELEMENT;
     // What the queue writes is done before the batch that is still open.
     if (this.#queue.uses(buffer)) this.#queue.flush();
-    const chunk = WRITE_CHUNK_BYTES / ELEMENT_BYTES;
+    const chunk = WRITE_CHUNK_BYTES / bytesEach;
     this.#errors.guard({ what: () => `write a tensor of shape [${tensor.shape}]` }, () => {
-      for (let start = 0; start < data.length; start += chunk) {
-        const part = data.subarray(start, start + chunk) as Float32Array<ArrayBuffer>;
-        this.#device.queue.writeBuffer(buffer.gpu, (tensor.offset + start) * ELEMENT_BYTES, part);
-        if (start + chunk < data.length) this.#device.queue.submit([]);
+      for (let start = 0; start < written.length; start += chunk) {
+        const part = written.subarray(start, start + chunk) as Float32Array<ArrayBuffer>;
+        this.#device.queue.writeBuffer(buffer.gpu, (tensor.offset + start) * bytesEach, part);
+        if (start + chunk < written.length) this.#device.queue.submit([]);
       }
     });
   }
@@ -155,12 +158,16 @@ export class WebGpuBackend implements Backend, StorageOwner {
     const ranges = tensors.map((tensor, i) => {
       const { buffer } = storageOf(tensor);
       checkRead(tensor, into?.[i]);
-      return { buffer, offset: tensor.offset * ELEMENT_BYTES, bytes: tensor.bytes };
+      return { buffer, offset: tensor.offset * elementBytes(tensor.dtype), bytes: tensor.bytes };
     });
-    const take = this.#readback.stage(ranges, into?.map(bytesOf), onRead);
+    const { bytes, results, arrived } = hostNumbers(tensors, into);
+    const take = this.#readback.stage(ranges, bytes, (index, of) => {
+      arrived(index, of);
+      onRead?.(index);
+    });
     return async () => {
-      const results = await take();
-      return into ? [...into] : results.map(({ buffer }) => new Float32Array(buffer));
+      await take();
+      return results();
     };
   }
 
@@ -211,7 +218,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
     const buffer = this.#pool.acquire(WORKSPACE_BYTES, () => `allocate a workspace of ${WORKSPACE_BYTES} bytes`);
     const owner = {
       ledger: new Ledger(),
-      offsetAlignmentElements: this.offsetAlignmentElements,
+      offsetAlignmentBytes: this.offsetAlignmentBytes,
       reclaim: (buffer: PooledBuffer) => this.#pool.release(buffer),
     };
     return new Tensor(new WebGpuStorage(owner, buffer, WORKSPACE_BYTES, "scratch"), [WORKSPACE_BYTES / ELEMENT_BYTES]);
@@ -232,40 +239,13 @@ export class WebGpuBackend implements Backend, StorageOwner {
   }
 }
 
-function checkWritten(tensor: Tensor, data: Float32Array | Uint32Array): void {
-  const dtype = data instanceof Uint32Array ? "u32" : "f32";
-  if (tensor.dtype !== dtype) {
-    throw new TypeError(`Cannot write ${dtype} data to a tensor of shape [${tensor.shape}]: it is ${tensor.dtype}`);
-  }
-  if (tensor.size !== data.length) {
-    throw new RangeError(
-      `Cannot write ${data.length} elements to a tensor of shape [${tensor.shape}]: it has ${tensor.size}`,
-    );
-  }
-}
-
-function checkRead(tensor: Tensor, into?: Float32Array): void {
-  if (tensor.dtype !== "f32") {
-    throw new TypeError(`Cannot read a tensor of shape [${tensor.shape}] as f32: its elements are ${tensor.dtype}`);
-  }
-  if (into && tensor.size !== into.length) {
-    throw new RangeError(
-      `Cannot read a tensor of shape [${tensor.shape}] into ${into.length} elements: it has ${tensor.size}`,
-    );
-  }
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
-}
-
 function dispatchLimits({ limits }: GPUDevice, isSoftware: boolean, maxBindingBytes: number): DispatchLimits {
   return {
     maxBindingBytes: Math.floor(Math.min(maxBindingBytes, limits.maxStorageBufferBindingSize) / 16) * 16,
     maxWorkgroupMemoryBytes: limits.maxComputeWorkgroupStorageSize,
     maxInvocations: limits.maxComputeInvocationsPerWorkgroup,
     maxStorageBuffers: limits.maxStorageBuffersPerShaderStage,
-    offsetAlignmentElements: Math.max(16, limits.minStorageBufferOffsetAlignment) / ELEMENT_BYTES,
+    offsetAlignmentBytes: Math.max(16, limits.minStorageBufferOffsetAlignment),
     maxLoopTurns: isSoftware ? SOFTWARE_LOOP_TURNS : Infinity,
   };
 }

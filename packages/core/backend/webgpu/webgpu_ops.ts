@@ -15,7 +15,7 @@ import { attentionBackward } from "./kernels/attention_backward.ts";
 import { attentionDelta } from "./kernels/attention_delta.ts";
 import { copyColumns } from "./kernels/columns.ts";
 import { crossEntropy } from "./kernels/cross_entropy.ts";
-import { add, copy, fill, scale } from "./kernels/elementwise.ts";
+import { add, cast, copy, fill, scale } from "./kernels/elementwise.ts";
 import { embedding, embeddingBackward } from "./kernels/embedding.ts";
 import { crossEntropyGradient, logSumExp } from "./kernels/vocabulary_softmax.ts";
 import { gatedActivation, gatedActivationBackward } from "./kernels/gated_activation.ts";
@@ -155,6 +155,11 @@ export class WebGpuOps implements Ops {
   copy(x: Tensor, out: Tensor): void {
     check.checkCopy(x, out);
     copy(this.#queue, x, out);
+  }
+
+  cast(x: Tensor, out: Tensor): void {
+    check.checkCast(x, out);
+    cast(this.#queue, x, out);
   }
 
   copyColumns(

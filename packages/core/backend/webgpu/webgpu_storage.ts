@@ -12,8 +12,8 @@ import type { PooledBuffer } from "./buffer_pool.ts";
 export interface StorageOwner {
   /** Ledger that the bytes are booked in. */
   readonly ledger: Ledger;
-  /** Elements that the start of a binding must be a multiple of. */
-  readonly offsetAlignmentElements: number;
+  /** Bytes that the start of a binding must be a multiple of. */
+  readonly offsetAlignmentBytes: number;
   /** Takes back the buffer of a storage whose last tensor was freed. */
   reclaim(buffer: PooledBuffer): void;
 }

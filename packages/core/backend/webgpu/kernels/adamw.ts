@@ -13,18 +13,16 @@ import { type ElementwiseKernel, runElementwise } from "./elementwise.ts";
 function kernel(clipped: boolean): ElementwiseKernel {
   return {
     kernel: clipped ? "adamw clipped" : "adamw",
-    tensors: [["param", "read_write"], ["grad", "read"], ["m", "read_write"], ["v", "read_write"]],
+    tensors: [["param", "update"], ["grad", "read"], ["m", "update"], ["v", "update"]],
     whole: clipped ? [["clip", "read"]] : [],
     fields: ["decay", "first_share", "second_decay", "second_share", "step_size", "root_correction", "epsilon"]
       .map((name) => `${name}: f32`),
     body: `
-  let g = grad[at_grad]${clipped ? " * clip[params.at_clip + 1u]" : ""};
-  let first = m[at_m] + (g - m[at_m]) * params.first_share;
-  let second = v[at_v] * params.second_decay + g * g * params.second_share;
-  m[at_m] = first;
-  v[at_v] = second;
-  let root = sqrt(second) / params.root_correction + params.epsilon;
-  param[at_param] = param[at_param] * params.decay - params.step_size * (first / root);`,
+  let g = grad${clipped ? " * clip[params.at_clip + 1u]" : ""};
+  m += (g - m) * params.first_share;
+  v = v * params.second_decay + g * g * params.second_share;
+  let root = sqrt(v) / params.root_correction + params.epsilon;
+  param = param * params.decay - params.step_size * (m / root);`,
   };
 }
 

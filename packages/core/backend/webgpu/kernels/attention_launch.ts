@@ -5,11 +5,10 @@
  * @module
  */
 
-import { ELEMENT_BYTES } from "../../../tensor/shape.ts";
 import { Scope } from "../../../tensor/scope.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
-import { type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
+import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import type { AttentionLayout, AttentionOperand } from "./attention_wgsl.ts";
@@ -79,7 +78,7 @@ function attentionParts(
   shape: AttentionShape,
 ): AttentionPart[] {
   const { batch, heads, kvHeads, headDim } = shape;
-  const fitting = limits.maxBindingBytes / ELEMENT_BYTES - limits.offsetAlignmentElements;
+  const fitting = bindingElements(limits);
   const ranged = isRanged(query_positions);
   const queryElements = Math.max(heads * headDim, ranged ? 2 : 1);
   const streamed = maxStreamedRows(variant, headDim, {

@@ -5,8 +5,20 @@
  */
 
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { type Dispatcher, LINEAR_INDEX, linearGrid, residual } from "../dispatch.ts";
-import { declare, forRowBlocks, type VectorWidth, vectorWidth } from "./wgsl.ts";
+import { type DType, elementBytes } from "../../../tensor/shape.ts";
+import { type Dispatcher, LINEAR_INDEX, linearGrid } from "../dispatch.ts";
+import {
+  accessCode,
+  groupBinding,
+  groupBlock,
+  groupCode,
+  groupStart,
+  type GroupTensor,
+  type GroupWidth,
+  groupWidth,
+  kernelName,
+} from "./groups.ts";
+import { declare, forRowBlocks } from "./wgsl.ts";
 
 /** Invocations of a workgroup, each with one load. */
 const WORKGROUP = 256;
@@ -26,11 +38,13 @@ export interface ColumnCopy {
 }
 
 /** Bits that are only moved are moved as integers, which no device rounds or flushes. */
-function code(width: VectorWidth, accumulate: boolean): string {
-  const element = accumulate ? "f32" : "u32";
-  const params = ["count", "columns", "x_width", "out_width", "at_x", "at_out"];
-  return `alias V = ${width === 4 ? `vec4<${element}>` : element};
-${declare([["x", "read", "V"], ["out", "read_write", "V"]], params)}
+function code(width: GroupWidth, dtype: DType, accumulate: boolean): string {
+  const params = ["count", "columns", "x_width", "out_width", "x_column", "out_column", "at_x", "at_out"];
+  const x: GroupTensor = { name: "x", dtype, use: "read" };
+  const out: GroupTensor = { name: "out", dtype, use: accumulate ? "update" : "write" };
+  return `${groupCode(width, accumulate ? "f32" : "u32")}
+${declare([groupBinding(x, width), groupBinding(out, width)], params)}
+${accessCode([x, out], width)}
 @compute @workgroup_size(${WORKGROUP})
 fn main(
   @builtin(workgroup_id) wid: vec3u,
@@ -41,26 +55,39 @@ fn main(
   if (i >= params.count) { return; }
   let row = i / params.columns;
   let column = i % params.columns;
-  out[params.at_out + row * params.out_width + column] ${accumulate ? "+=" : "="}
-    x[params.at_x + row * params.x_width + column];
+  ${
+    groupBlock(width, [
+      [x, "row * params.x_width + params.x_column + column"],
+      [out, "row * params.out_width + params.out_column + column"],
+    ], accumulate ? "out += x;" : "out = x;")
+  }
 }
 `;
 }
 
 /** Launches `Ops.copyColumns`. */
 export function copyColumns(dispatcher: Dispatcher, copy: ColumnCopy, accumulate: boolean): void {
+  if (accumulate) return run(dispatcher, copy, true);
+  const perWord = 4 / elementBytes(copy.x.dtype);
+  const [xColumn, outColumn, columns] = [copy.xColumn, copy.outColumn, copy.columns].map((count) => count / perWord);
+  using x = copy.x.words();
+  using out = copy.out.words();
+  run(dispatcher, { x, xColumn, out, outColumn, columns }, false);
+}
+
+function run(dispatcher: Dispatcher, copy: ColumnCopy, accumulate: boolean): void {
   const { xColumn, outColumn, columns } = copy;
-  const [xWidth, outWidth] = [copy.x.shape[1], copy.out.shape[1]];
+  const strides = [copy.x.shape[1], copy.out.shape[1], xColumn, outColumn];
   forRowBlocks(dispatcher, [copy.x, copy.out], ([x, out], { start, end }) => {
-    const width = vectorWidth([x, out], [xWidth, outWidth, xColumn, outColumn, columns]);
+    const width = groupWidth([x, out], [...strides, columns]);
     const count = (end - start) * columns / width;
     dispatcher.run({
-      kernel: accumulate ? "add columns" : "copy columns",
-      code: code(width, accumulate),
+      kernel: kernelName(accumulate ? "add columns" : "copy columns", [x]),
+      code: code(width, accumulate ? x.dtype : "u32", accumulate),
       tensors: [{ tensor: x, access: "read" }, { tensor: out, access: "read_write" }],
       params: [
-        ...[count, columns / width, xWidth / width, outWidth / width],
-        ...[(residual(x) + xColumn) / width, (residual(out) + outColumn) / width],
+        ...[count, columns / width, ...strides.map((stride) => stride / width)],
+        ...[x, out].map((tensor) => groupStart(tensor, width)),
       ],
       workgroups: linearGrid(Math.ceil(count / WORKGROUP)),
     });

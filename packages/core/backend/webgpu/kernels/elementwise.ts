@@ -1,15 +1,28 @@
 /**
- * Kernels that treat every element alike: add, scale, fill, copy.
+ * Kernels that treat every element alike: add, scale, fill, copy, cast.
  *
  * @module
  */
 
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { type DType, ELEMENT_BYTES } from "../../../tensor/shape.ts";
+import { elementBytes } from "../../../tensor/shape.ts";
 import type { CommandQueue } from "../command_queue.ts";
 import { type Access, type Dispatcher, type KernelParam, LINEAR_INDEX, linearGrid, residual } from "../dispatch.ts";
 import { storageOf } from "../webgpu_storage.ts";
-import { declare, forElementBlocks, type VectorWidth, vectorWidth } from "./wgsl.ts";
+import {
+  accessCode,
+  groupBinding,
+  groupBlock,
+  groupCode,
+  groupComponents,
+  groupStart,
+  type GroupTensor,
+  type GroupWidth,
+  groupWidth,
+  kernelName,
+  type Use,
+} from "./groups.ts";
+import { declare, forElementBlocks } from "./wgsl.ts";
 
 /** Invocations of a workgroup. */
 const WORKGROUP = 256;
@@ -18,23 +31,21 @@ const WORKGROUP = 256;
 export interface ElementwiseKernel {
   /** Name for the profile. */
   readonly kernel: string;
-  /** Names and access of the tensors that have as many elements as one another. */
-  readonly tensors: readonly (readonly [name: string, access: Access])[];
+  /** Names and use of the tensors that have as many elements as one another. */
+  readonly tensors: readonly (readonly [name: string, use: Use])[];
   /** Names and access of further tensors, bound whole as `array<f32>`. */
   readonly whole?: readonly (readonly [name: string, access: Access])[];
   /** Fields of `params`. */
   readonly fields?: readonly string[];
-  /** Whether `V` is always a scalar, for a body that needs the number of the element. Default false. */
-  readonly scalar?: boolean;
-  /** Element type. Default f32. */
-  readonly element?: DType;
+  /** Whether f32 tensors are bits that are only moved. Default false. */
+  readonly bits?: boolean;
   /** Functions that the body calls. */
   readonly functions?: string;
   /**
-   * What is done, in WGSL. Element `at_<name>` of each tensor is one `V`, a vec4 or a scalar; `whole` tensors start at
-   * `params.at_<name>`; `i` is the number of the `V`.
+   * What is done, in WGSL, or for a number of components of `V`. The name of each tensor is its `V`, and `element` the
+   * number of the first element of it; `whole` tensors start at `params.at_<name>`.
    */
-  readonly body: string;
+  readonly body: string | ((components: number) => string);
 }
 
 /** What an elementwise kernel runs on. */
@@ -52,17 +63,18 @@ export function runElementwise(dispatcher: Dispatcher, kernel: ElementwiseKernel
   const { whole = [], params } = args;
   forElementBlocks(dispatcher, args.tensors, (views, { start }) => {
     const count = views[0].size;
-    const width = kernel.scalar ? 1 : vectorWidth(views, [count]);
+    const width = groupWidth(views, [count]);
+    const names = kernel.tensors.map(([name, use], i) => ({ name, use, dtype: views[i].dtype }));
     dispatcher.run({
-      kernel: kernel.kernel,
-      code: elementwiseCode(kernel, width),
+      kernel: kernelName(kernel.kernel, views),
+      code: elementwiseCode(kernel, names, width),
       tensors: [
-        ...views.map((tensor, i) => ({ tensor, access: kernel.tensors[i][1] })),
+        ...views.map((tensor, i) => ({ tensor, access: groupBinding(names[i], width)[1] })),
         ...whole.map((tensor, i) => ({ tensor, access: kernel.whole![i][1] })),
       ],
       params: [
         count / width,
-        ...views.map((tensor) => residual(tensor) / width),
+        ...views.map((tensor) => groupStart(tensor, width)),
         ...whole.map(residual),
         ...params?.(start) ?? [],
       ],
@@ -71,16 +83,19 @@ export function runElementwise(dispatcher: Dispatcher, kernel: ElementwiseKernel
   });
 }
 
-function elementwiseCode(kernel: ElementwiseKernel, width: VectorWidth): string {
-  const { tensors, whole = [], fields = [], element = "f32", functions = "", body } = kernel;
-  const vector = width === 4 ? `vec4<${element}>` : element;
-  const names = [...tensors, ...whole].map(([name]) => `at_${name}`);
+function elementwiseCode(kernel: ElementwiseKernel, tensors: readonly GroupTensor[], width: GroupWidth): string {
+  const { whole = [], fields = [], functions = "", body, bits = false } = kernel;
+  const components = groupComponents(width);
+  const typed = bits ? tensors.map((tensor) => ({ ...tensor, dtype: "u32" as const })) : tensors;
   const bindings = [
-    ...tensors.map(([name, access]) => [name, access, "V"] as const),
+    ...typed.map((tensor) => groupBinding(tensor, width)),
     ...whole.map(([name, access]) => [name, access, "f32"] as const),
   ];
-  return `alias V = ${vector};
-${declare(bindings, ["count", ...names, ...fields])}${functions}
+  const text = typeof body === "string" ? body : body(components);
+  const numbered = `let element = i * ${width}u + part * ${components}u;\n    ${text}`;
+  return `${groupCode(width, bits ? "u32" : "f32")}
+${declare(bindings, ["count", ...bindings.map(([name]) => `at_${name}`), ...fields])}
+${accessCode(typed, width)}${functions}
 @compute @workgroup_size(${WORKGROUP})
 fn main(
   @builtin(workgroup_id) wid: vec3u,
@@ -89,16 +104,15 @@ fn main(
 ) {
   let i = ${LINEAR_INDEX} * ${WORKGROUP}u + local;
   if (i >= params.count) { return; }
-${tensors.map(([name]) => `  let at_${name} = params.at_${name} + i;\n`).join("")}
-  ${body}
+  ${groupBlock(width, typed.map((tensor) => [tensor, "i"] as const), numbered)}
 }
 `;
 }
 
 const ADD: ElementwiseKernel = {
   kernel: "add",
-  tensors: [["x", "read"], ["out", "read_write"]],
-  body: "out[at_out] += x[at_x];",
+  tensors: [["x", "read"], ["out", "update"]],
+  body: "out += x;",
 };
 
 /** Launches `Ops.add`. */
@@ -108,9 +122,9 @@ export function add(dispatcher: Dispatcher, x: Tensor, out: Tensor): void {
 
 const SCALE: ElementwiseKernel = {
   kernel: "scale",
-  tensors: [["x", "read_write"]],
+  tensors: [["x", "update"]],
   fields: ["factor: f32"],
-  body: "x[at_x] *= params.factor;",
+  body: "x *= params.factor;",
 };
 
 /** Launches `Ops.scale`. */
@@ -118,11 +132,19 @@ export function scale(dispatcher: Dispatcher, x: Tensor, factor: number): void {
   runElementwise(dispatcher, SCALE, { tensors: [x], params: () => [{ f32: factor }] });
 }
 
+const CAST: ElementwiseKernel = { kernel: "cast", tensors: [["x", "read"], ["out", "write"]], body: "out = x;" };
+
+/** Launches `Ops.cast`. */
+export function cast(queue: CommandQueue, x: Tensor, out: Tensor): void {
+  if (x.dtype === out.dtype) copy(queue, x, out);
+  else runElementwise(queue, CAST, { tensors: [x, out] });
+}
+
 const FILL: ElementwiseKernel = {
   kernel: "fill",
-  tensors: [["x", "read_write"]],
+  tensors: [["x", "write"]],
   fields: ["value: f32"],
-  body: "x[at_x] = V(params.value);",
+  body: "x = V(params.value);",
 };
 
 /** Launches `Ops.fill`; zeros are cleared by the device itself. */
@@ -131,16 +153,16 @@ export function fill(queue: CommandQueue, x: Tensor, value: number): void {
   if (x.size === 0) return;
   const { buffer } = storageOf(x);
   queue.encode("clear", [buffer], (encoder) => {
-    encoder.clearBuffer(buffer.gpu, x.offset * ELEMENT_BYTES, x.bytes);
+    encoder.clearBuffer(buffer.gpu, x.offset * elementBytes(x.dtype), x.bytes);
   });
 }
 
 /** Bits are moved as integers, which no device rounds or flushes. */
 const COPY: ElementwiseKernel = {
   kernel: "copy",
-  tensors: [["x", "read"], ["out", "read_write"]],
-  element: "u32",
-  body: "out[at_out] = x[at_x];",
+  tensors: [["x", "read"], ["out", "write"]],
+  bits: true,
+  body: "out = x;",
 };
 
 /**
@@ -150,10 +172,14 @@ const COPY: ElementwiseKernel = {
 export function copy(queue: CommandQueue, x: Tensor, out: Tensor): void {
   const source = storageOf(x).buffer;
   const target = storageOf(out).buffer;
-  if (!queue.isSoftware || source === target) return runElementwise(queue, COPY, { tensors: [x, out] });
+  if (!queue.isSoftware || source === target) {
+    using from = x.words();
+    using to = out.words();
+    return runElementwise(queue, COPY, { tensors: [from, to] });
+  }
   if (x.size === 0) return;
   queue.encode("copy", [source, target], (encoder) => {
-    const [from, to] = [x.offset * ELEMENT_BYTES, out.offset * ELEMENT_BYTES];
+    const [from, to] = [x, out].map(({ offset, dtype }) => offset * elementBytes(dtype));
     encoder.copyBufferToBuffer(source.gpu, from, target.gpu, to, x.bytes);
   });
 }

@@ -13,23 +13,23 @@ const SIGMOID = "fn sigmoid(x: V) -> V { return V(1.0) / (V(1.0) + exp(min(-x, V
 
 const FORWARD: ElementwiseKernel = {
   kernel: "gated_activation",
-  tensors: [["gate", "read"], ["up", "read"], ["out", "read_write"]],
+  tensors: [["gate", "read"], ["up", "read"], ["out", "write"]],
   functions: SIGMOID,
-  body: "let g = gate[at_gate]; out[at_out] = g * sigmoid(g) * up[at_up];",
+  body: "out = gate * sigmoid(gate) * up;",
 };
 
 const INTO_GATE: ElementwiseKernel = {
   kernel: "gated_activation into gate",
-  tensors: [["gate", "read_write"], ["up", "read"]],
+  tensors: [["gate", "update"], ["up", "read"]],
   functions: SIGMOID,
-  body: "let g = gate[at_gate]; gate[at_gate] = g * sigmoid(g) * up[at_up];",
+  body: "gate = gate * sigmoid(gate) * up;",
 };
 
 const INTO_UP: ElementwiseKernel = {
   kernel: "gated_activation into up",
-  tensors: [["gate", "read"], ["up", "read_write"]],
+  tensors: [["gate", "read"], ["up", "update"]],
   functions: SIGMOID,
-  body: "let g = gate[at_gate]; up[at_up] = g * sigmoid(g) * up[at_up];",
+  body: "up = gate * sigmoid(gate) * up;",
 };
 
 /** Launches `Ops.gatedActivation`. */
@@ -42,17 +42,15 @@ export function gatedActivation(dispatcher: Dispatcher, gate: Tensor, up: Tensor
 
 const BACKWARD: ElementwiseKernel = {
   kernel: "gated_activation_backward",
-  tensors: [["gate", "read_write"], ["up", "read_write"], ["d_out", "read_write"]],
+  tensors: [["gate", "update"], ["up", "update"], ["d_out", "update"]],
   functions: SIGMOID,
   body: `
-  let g = gate[at_gate];
-  let u = up[at_up];
-  let d = d_out[at_d_out];
-  let s = sigmoid(g);
-  let silu = g * s;
-  gate[at_gate] = d * u * (s + silu * (V(1.0) - s));
-  up[at_up] = d * silu;
-  d_out[at_d_out] = silu * u;`,
+  let s = sigmoid(gate);
+  let silu = gate * s;
+  gate = d_out * up * (s + silu * (V(1.0) - s));
+  let activation = silu * up;
+  up = d_out * silu;
+  d_out = activation;`,
 };
 
 /** Launches `Ops.gatedActivationBackward`. */

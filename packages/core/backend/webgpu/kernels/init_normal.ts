@@ -35,11 +35,13 @@ fn normal(element: u32) -> f32 {
 
 const INIT_NORMAL: ElementwiseKernel = {
   kernel: "init_normal",
-  tensors: [["out", "read_write"]],
+  tensors: [["out", "write"]],
   fields: ["seed", "stream", "start_low", "start_high", "phase", "columns", "gap", "factor: f32"],
   functions: FUNCTIONS,
-  scalar: true,
-  body: "out[at_out] = normal(i);",
+  body: (components) => {
+    const numbers = Array.from({ length: components }, (_, i) => `normal(element + ${i}u)`);
+    return `out = V(${numbers.join(", ")});`;
+  },
 };
 
 /** Launches `Ops.initNormal`. */

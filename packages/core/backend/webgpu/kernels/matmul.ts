@@ -7,12 +7,12 @@
  * @module
  */
 
-import { ELEMENT_BYTES } from "../../../tensor/shape.ts";
 import { Scope } from "../../../tensor/scope.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { checkMatmul, type MatmulDims } from "../../check_shapes.ts";
 import type { MatmulOptions } from "../../ops.ts";
 import {
+  bindingElements,
   canVectorize,
   type Dispatcher,
   type DispatchLimits,
@@ -85,7 +85,7 @@ function storedDims(layout: MatmulDims["layout"]): Record<keyof Operands, readon
 
 /** The largest block of a product whose operands all fit a binding, and whose loop over k fits the device. */
 function largestBlock(dims: MatmulDims, limits: DispatchLimits, tileK: number): Record<Dim, number> {
-  const capacity = Math.floor(limits.maxBindingBytes / ELEMENT_BYTES) - limits.offsetAlignmentElements;
+  const capacity = bindingElements(limits);
   const step = { m: dims.m, n: dims.n, k: dims.k };
   const limit = (dim: Dim, size: number) => step[dim] = Math.min(step[dim], roundBlock(size));
   if (dims.k > limits.maxLoopTurns * tileK) limit("k", limits.maxLoopTurns * tileK);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { elementCount } from "../../../tensor/shape.ts";
+import { elementBytes, elementCount } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Access, canVectorize, type Dispatcher, LINEAR_INDEX, type RowBlock, rowBlocks } from "../dispatch.ts";
 
@@ -121,7 +121,7 @@ export function forRowBlocks<T extends readonly Tensor[]>(
   maxRows: number = Infinity,
 ): void {
   const rows = tensors[0].shape[0];
-  const widths = tensors.map(({ shape }) => elementCount(shape.slice(1)));
+  const widths = tensors.map(({ shape, dtype }) => elementCount(shape.slice(1)) * elementBytes(dtype));
   const blocks = rowBlocks(dispatcher.limits, rows, widths, 1, maxRows);
   if (blocks.length === 1) return run(tensors, blocks[0]);
   for (const block of blocks) withViews(tensors, (tensor) => tensor.rows(block.start, block.end), run, block);
@@ -139,7 +139,9 @@ export function forElementBlocks<T extends readonly Tensor[]>(
   maxElements: number = Infinity,
 ): void {
   const { limits } = dispatcher;
-  const blocks = rowBlocks(limits, tensors[0].size, [1], limits.offsetAlignmentElements, maxElements);
+  const widths = tensors.map(({ dtype }) => elementBytes(dtype));
+  const aligned = limits.offsetAlignmentBytes / Math.min(...widths);
+  const blocks = rowBlocks(limits, tensors[0].size, widths, aligned, maxElements);
   if (blocks.length === 1) return run(tensors, blocks[0]);
   for (const block of blocks) {
     const { start, end } = block;
