@@ -1,6 +1,8 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { zeros } from "../../packages/core/backend/backend.ts";
 import { PARTIAL_SUMS } from "../../packages/core/backend/ops.ts";
+import { Scope } from "../../packages/core/tensor/scope.ts";
+import type { DType } from "../../packages/core/tensor/shape.ts";
 import { assertClose } from "../_support/compare.ts";
 import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
 import { assertOpMatchesReference } from "../_support/op_case.ts";
@@ -51,7 +53,31 @@ for (const { label, options } of GPU_VARIANTS) {
       });
     }, options);
   }
+
+  for (const [rows, heads, headDim] of [[5, 3, 6], [33, 2, 20], [33, 4, 128]]) {
+    gpuTest(`attention delta of f16, ${rows} rows, ${heads} heads of ${headDim}${label}`, async (backend) => {
+      const random = new Random(rows);
+      const numbers = () => random.normals(rows * heads * headDim);
+      const matrix = (dtype: DType) => ({ shape: [rows, heads * headDim], data: numbers(), dtype });
+      const delta = { shape: [rows, heads], data: random.normals(rows * heads) };
+      for (const [outs, dOuts] of [["f16", "f16"], ["f32", "f16"]] as const) {
+        await assertOpMatchesReference(backend, {
+          inputs: { out: matrix(outs), dOut: matrix(dOuts), delta },
+          run: (ops, { out, dOut, delta }) => ops.attentionDelta(out, dOut, delta, heads),
+          // As for f32: both sides read the same rounded numbers and add up in f32.
+          results: { delta: { absolute: 5e-6, relative: 1e-6, rejectAllZero: true } },
+        });
+      }
+    }, options);
+  }
 }
+
+gpuTest("attention delta refuses f16 of an odd head dim", (backend) => {
+  using scope = new Scope();
+  const out = scope.own(backend.empty([2, 6], "scratch", "f16"));
+  const delta = scope.own(backend.empty([2, 2], "scratch"));
+  assertThrows(() => backend.ops.attentionDelta(out, out, delta, 2), RangeError, "head dim of f16 must be even, not 3");
+});
 
 gpuTest("sum of no elements is zero", async (backend) => {
   using x = backend.empty([0], "scratch");

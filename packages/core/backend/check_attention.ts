@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "../tensor/tensor.ts";
-import { checkOperands, matrixDims, type Operand, reads, refuse, writes } from "./check_operands.ts";
+import { checkOperands, FLOATS, matrixDims, type Operand, reads, refuse, writes } from "./check_operands.ts";
 import type { AttentionInputs, AttentionShape } from "./ops.ts";
 
 /** Tokens of one sequence on either side of attention. */
@@ -38,12 +38,15 @@ export function checkAttention(
 export function checkAttentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void {
   const [rows, width] = matrixDims("attentionDelta", "out", out);
   const operands = [
-    reads("out", out, out.shape),
-    reads("dOut", dOut, out.shape),
+    reads("out", out, out.shape, FLOATS),
+    reads("dOut", dOut, out.shape, FLOATS),
     writes("delta", delta, [rows, heads]),
   ];
   if (!(heads > 0 && width % heads === 0)) {
     refuse("attentionDelta", operands, `the columns of out must be a multiple of ${heads} heads`);
+  }
+  if ([out, dOut].some(({ dtype }) => dtype === "f16") && width / heads % 2 !== 0) {
+    refuse("attentionDelta", operands, `the head dim of f16 must be even, not ${width / heads}`);
   }
   checkOperands("attentionDelta", operands);
 }

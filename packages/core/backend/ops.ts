@@ -136,7 +136,7 @@ export interface Ops {
     shape: AttentionShape,
     options?: { resume?: boolean },
   ): void;
-  /** delta [T, H] = Σ_e out · dOut of each row and head; out and dOut [T, H·E]. */
+  /** delta [T, H] = Σ_e out · dOut of each row and head; out and dOut [T, H·E], each of f32 or f16 (E even). */
   attentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void;
   /**
    * Gradients of attention by recomputing the probabilities from the final log-sum-exp over all keys:

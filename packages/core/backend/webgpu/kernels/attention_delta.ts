@@ -8,31 +8,35 @@
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Dispatcher, linearGrid, residual } from "../dispatch.ts";
 import {
-  declare,
-  forRowBlocks,
-  reduceCode,
-  rowMain,
-  type RowPlan,
-  rowPlan,
-  vectorCode,
-  type VectorWidth,
-  vectorWidth,
-} from "./wgsl.ts";
+  accessCode,
+  groupBinding,
+  groupBlock,
+  groupCode,
+  groupStart,
+  type GroupTensor,
+  type GroupWidth,
+  groupWidth,
+  kernelName,
+} from "./groups.ts";
+import { declare, forRowBlocks, reduceCode, rowMain, type RowPlan, rowPlan } from "./wgsl.ts";
 
-function code(width: VectorWidth, plan: RowPlan): string {
-  return `${vectorCode(width)}${reduceCode(plan)}
+function code(tensors: readonly GroupTensor[], width: GroupWidth, plan: RowPlan): string {
+  const bindings = tensors.map((tensor) => groupBinding(tensor, width));
+  return `${groupCode(width)}${reduceCode(plan)}
 ${
     declare(
-      [["out", "read", "V"], ["d_out", "read", "V"], ["delta", "read_write", "f32"]],
-      ["rows", "columns", "at_out", "at_d_out", "at_delta"],
+      [...bindings, ["delta", "read_write", "f32"]],
+      ["rows", "groups", ...tensors.map(({ name }) => `at_${name}`), "at_delta"],
     )
-  }${
+  }${accessCode(tensors, width)}${
     rowMain(`
-  let columns = select(0u, params.columns, live);
-  let at_out = params.at_out + row * params.columns;
-  let at_d_out = params.at_d_out + row * params.columns;
+  let count = select(0u, params.groups, live);
   var products = 0.0;
-  for (var c = lane; c < columns; c += LANES) { products += total(out[at_out + c] * d_out[at_d_out + c]); }
+  for (var c = lane; c < count; c += LANES) {
+    ${
+      groupBlock(width, tensors.map((tensor) => [tensor, "row * params.groups + c"]), "products += total(out * d_out);")
+    }
+  }
   let sum = reduce(products, local);
   if (live && lane == 0u) { delta[params.at_delta + row] = sum; }
 `)
@@ -47,11 +51,13 @@ export function attentionDelta(
 ): void {
   const headDim = tensors.out.shape[1] / heads;
   forRowBlocks(dispatcher, [tensors.out, tensors.dOut, tensors.delta], ([out, dOut, delta]) => {
-    const width = vectorWidth([out, dOut], [headDim]);
+    const width = groupWidth([out, dOut], [headDim]);
+    const named = [["out", out], ["d_out", dOut]] as const;
+    const groups = named.map(([name, { dtype }]): GroupTensor => ({ name, dtype, use: "read" }));
     const plan = rowPlan(dispatcher, headDim / width);
     dispatcher.run({
-      kernel: "attention_delta",
-      code: code(width, plan),
+      kernel: kernelName("attention_delta", [out, dOut]),
+      code: code(groups, width, plan),
       tensors: [
         { tensor: out, access: "read" },
         { tensor: dOut, access: "read" },
@@ -60,8 +66,8 @@ export function attentionDelta(
       params: [
         delta.size,
         headDim / width,
-        residual(out) / width,
-        residual(dOut) / width,
+        groupStart(out, width),
+        groupStart(dOut, width),
         residual(delta),
       ],
       workgroups: linearGrid(Math.ceil(delta.size / plan.rows)),
