@@ -50,6 +50,7 @@ export * from "./recompute/policy.ts";
 export { recompute } from "./recompute/recompute.ts";
 export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
 export {
+  checkUpdateInBackward,
   createModelStates,
   type CreateParameterOptions,
   createWholeStates,
@@ -57,6 +58,7 @@ export {
   keptOfWeights,
   type ModelStates,
   type OwnElements,
+  type StateSettings,
 } from "./sharding/model_states.ts";
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { checkShard } from "./sharding/split_states.ts";
@@ -101,7 +103,7 @@ export {
   type MemoryMoment,
 } from "./train/memory_estimate.ts";
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
-export { createAdamW, type Optimizer, type UpdatedElements } from "./train/optimizer.ts";
+export { createAdamW, createAdamWInBackward, type Optimizer, type UpdatedElements } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, type SafetensorsMetadata, writeSafetensors } from "./train/safetensors_writer.ts";
 export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";

@@ -47,6 +47,7 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "sharded optimizer, a few tokens": { shard: "optimizer", seqTokens: 4 },
   "sharded gradients": { shard: "gradients", mlpChunks: 3 },
   "sharded weights": { shard: "weights", mlpChunks: 3 },
+  "optimizer in backward": { optimizerInBackward: true, clipNorm: 0, mlpChunks: 3 },
   "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
 };
 
@@ -80,8 +81,15 @@ async function assertEstimate(
   return estimate;
 }
 
-/** Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments or parts. */
-function stateBytes(model: ModelConfig, { shard }: TrainConfig, strategy: SequenceStrategy): number[] {
+/**
+ * Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments or parts. No gradient
+ * outlives a step whose updates run in backward.
+ */
+function stateBytes(
+  model: ModelConfig,
+  { shard, optimizerInBackward }: TrainConfig,
+  strategy: SequenceStrategy,
+): number[] {
   const { rank, ranks, tensorParallel } = strategy;
   const placement = tensorParallel?.(model).placement;
   const sizes = parameterSpecs(model).map(({ name, shape }) => {
@@ -94,7 +102,8 @@ function stateBytes(model: ModelConfig, { shard }: TrainConfig, strategy: Sequen
     return sum + end - start;
   }, 0);
   const stage = SHARD_STAGES.indexOf(shard);
-  return [4 * (stage >= 3 ? own : all), 4 * (stage >= 2 ? own : all), 8 * (stage >= 1 ? own : all)];
+  const gradients = optimizerInBackward ? 0 : stage >= 2 ? own : all;
+  return [4 * (stage >= 3 ? own : all), 4 * gradients, 8 * (stage >= 1 ? own : all)];
 }
 
 /** What a strategy is made of. */
@@ -139,7 +148,8 @@ for (const [name, model] of Object.entries(MODELS)) {
         peakMoments.add(estimate.moments[0].moment);
         for (const { create, ranks, shards } of STRATEGIES) {
           if (shards && !shards.includes(train.shard)) continue;
-          for (const size of ranks(model).filter((size) => size <= train.seqTokens)) {
+          const most = train.optimizerInBackward ? 1 : train.seqTokens;
+          for (const size of ranks(model).filter((size) => size <= most)) {
             await Promise.all(
               createLoopbackGroups(size).map(async (group) => {
                 await using backend = createReferenceBackend();

@@ -108,6 +108,7 @@ Deno.test("given values win over defaults", async () => {
     epsilon: 1e-8,
     weightDecay: 0.1,
     clipNorm: 0,
+    optimizerInBackward: false,
   });
 });
 

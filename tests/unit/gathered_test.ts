@@ -45,7 +45,7 @@ Deno.test("the weights of the next layer travel while one computes, and one laye
           return ring.allGather(values);
         },
       };
-      const states = createModelStates(backend, strategy, "weights");
+      const states = createModelStates(backend, strategy, { shard: "weights" });
       const parameters = [0, 1, 2].map((i) =>
         states.create(`p${i}`, [SIZE], { initialize: (target) => backend.ops.fill(target, i) })
       );

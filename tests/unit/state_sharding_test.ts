@@ -40,7 +40,7 @@ async function update(backend: Backend, group: ProcessGroup, shard: ShardStage, 
     ...createSingleStrategy(backend),
     ...createReplicatedWeights(backend, group, new ExchangeClock()),
   };
-  const states = createModelStates(backend, strategy, shard);
+  const states = createModelStates(backend, strategy, { shard });
   const initial = new Random(7);
   const parameters = SHAPES.map((shape, i) => {
     const values = initial.normals(elementCount(shape));
@@ -127,7 +127,7 @@ Deno.test("weights and gradients that ranks hold segments of are refused outside
   await Promise.all(
     createLoopbackGroups(2).map(async (group) => {
       await using backend = createReferenceBackend();
-      const states = createModelStates(backend, createRingStrategy({ backend, group }), "weights");
+      const states = createModelStates(backend, createRingStrategy({ backend, group }), { shard: "weights" });
       const parameter = states.create("p", [3], { initialize: (target) => backend.ops.fill(target, 1) });
       const frozen = states.create("q", [3], { initialize: (target) => backend.ops.fill(target, 1), frozen: true });
       const { withWeights, withGradients } = states.group([parameter, frozen]);

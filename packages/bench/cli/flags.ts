@@ -152,6 +152,9 @@ export const BENCH_FLAGS = {
     help: "global gradient norm above which gradients are scaled down, 0: off",
     otherwise: "1",
   }),
+  "optimizer-in-backward": toggle(
+    "update a layer's weights when its backward is done and free its gradients; with --clip=0, on one rank",
+  ),
   seed: count({ min: 0, max: 2 ** 32 - 1, example: 1, help: "seed of initial weights and data order", otherwise: "0" }),
   "memory-budget": bytes({
     example: "512MiB or 2GiB",

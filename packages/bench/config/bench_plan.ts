@@ -7,6 +7,7 @@
 import {
   BYTE_VOCAB,
   type Checkpoint,
+  checkUpdateInBackward,
   DataSource,
   hasModelWeights,
   isJsonLines,
@@ -156,6 +157,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         warmupSteps: flags["lr-warmup"],
         schedule: flags.schedule,
         clipNorm: flags.clip,
+        optimizerInBackward: flags["optimizer-in-backward"],
         ...inputs.checkpoint?.state.train,
         steps: steps.last,
       })
@@ -247,6 +249,7 @@ function checkRun(run: RunConfig, text: TokenizedText): void {
     throw new UsageError(`Cannot leave out --warmup=${warmup} of ${which}: at least one step must be measured`);
   }
   refusing(() => strategyEntry(strategy).check(run, train, model));
+  refusing(() => checkUpdateInBackward(run, train));
   checkData(run, text);
 }
 

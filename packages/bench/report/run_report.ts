@@ -94,6 +94,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   const facts: [string, string][] = [
     ["device", summary.deviceName],
     ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
+    ...train.optimizerInBackward ? [["update", "in backward"] as [string, string]] : [],
     ...train.packed ? [documentFact(run, summary)] : [],
     ...weightsFact(run),
     ...checkpointFacts(run),

@@ -21,8 +21,8 @@ export const SHARD_STAGES = ["none", "optimizer", "gradients", "weights"] as con
 /** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
 export const chunksSchema = z.union([z.literal("auto"), count]);
 
-/** Schema of {@linkcode TrainConfig}. */
-export const trainConfigSchema = z.strictObject({
+/** Schema of the single settings of {@linkcode TrainConfig}. */
+export const trainSettingsSchema = z.strictObject({
   seqTokens: count.default(1024),
   batch: count.default(1),
   packed: z.boolean().default(false),
@@ -42,6 +42,19 @@ export const trainConfigSchema = z.strictObject({
   epsilon: z.number().positive().default(1e-8),
   weightDecay: z.number().nonnegative().default(0.1),
   clipNorm: z.number().nonnegative().default(1),
+  optimizerInBackward: z.boolean().default(false),
+});
+
+/** Schema of {@linkcode TrainConfig}: single settings first, then how they fit together. */
+export const trainConfigSchema = trainSettingsSchema.superRefine((train, context) => {
+  const refuse = (message: string) => context.addIssue({ code: "custom", message });
+  const { optimizerInBackward, clipNorm, accumulate } = train;
+  if (optimizerInBackward && clipNorm > 0) {
+    refuse(`Cannot update in backward and clip to ${clipNorm}: the global norm is known after it, wanted clipNorm 0`);
+  }
+  if (optimizerInBackward && accumulate > 1) {
+    refuse(`Cannot update in backward and accumulate ${accumulate} micro-batches: weights would change between them`);
+  }
 });
 
 /**
@@ -49,6 +62,7 @@ export const trainConfigSchema = z.strictObject({
  * which make a step. `packed` sequences consist of documents, whose boundaries come with each batch. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
  * `learningRate` after `warmupSteps` of linear warm-up, then `schedule` down to `minLearningRate` at `steps`.
  * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
+ * `optimizerInBackward` updates weights as soon as their gradients are complete, and frees these.
  */
 export type TrainConfig = z.infer<typeof trainConfigSchema>;
 

@@ -7,15 +7,17 @@
 import type { Backend } from "../backend/backend.ts";
 import { PARTIAL_SUMS } from "../backend/ops.ts";
 import type { ModelConfig } from "../config/model_config.ts";
-import type { ShardStage } from "../config/train_config.ts";
+import type { ShardStage, TrainConfig } from "../config/train_config.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
+import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Segment, segmentBounds } from "../transport/collectives.ts";
 import { createShardedGradients, createWholeGradients, type GradientStore } from "./gradient_store.ts";
 import type { StoredTensor } from "./stored_tensor.ts";
+import { createTransientGradients } from "./transient_gradients.ts";
 import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 import { createShardedWeights, createWholeWeights, type Initialize, type WeightStore } from "./weight_store.ts";
 
@@ -33,7 +35,7 @@ export interface OwnElements {
   readonly name: string;
   /** Of the weight, flat. */
   readonly value: Tensor;
-  /** Of its gradient, flat. */
+  /** Of its gradient, flat; where updates run in backward, there only while one does. */
   readonly gradient: Tensor;
   /** Whether this rank counts them in the global norm: of elements that several ranks update, one does. */
   readonly inNorm: boolean;
@@ -51,6 +53,11 @@ export interface ModelStates {
   group(parameters: readonly Parameter[]): ParameterGroup;
   /** What this rank updates, of every trained parameter of which it has elements. */
   own(): readonly OwnElements[];
+  /**
+   * Where gradients are freed as soon as they are complete, `update` gets the names of their parameters right before, until
+   * {@linkcode ModelStates.finishUpdate}; elsewhere it is never called.
+   */
+  beginUpdate(update: (names: ReadonlySet<string>) => void): void;
   /** Sums gradients over ranks, at least the own elements; once before each update. */
   reduceGradients(): Promise<void>;
   /** Turns partial sums of squares [PARTIAL_SUMS] of the own elements into ones of all elements. */
@@ -76,8 +83,36 @@ export function createWholeStates(backend: Backend): ModelStates {
   );
 }
 
-/** The states that `shard` divides in segments, the others whole. With one rank there is nothing to divide. */
-export function createModelStates(backend: Backend, strategy: SequenceStrategy, shard: ShardStage): ModelStates {
+/** What of a model's training says where its states are. */
+export type StateSettings = Pick<TrainConfig, "shard"> & Partial<Pick<TrainConfig, "optimizerInBackward">>;
+
+/**
+ * Refuses to update in backward where ranks would have to exchange gradients before.
+ *
+ * @throws {UnsupportedTopologyError} when there are several ranks
+ */
+export function checkUpdateInBackward(
+  { ranks }: Pick<Ranks, "ranks">,
+  { optimizerInBackward }: Pick<StateSettings, "optimizerInBackward">,
+): void {
+  if (!optimizerInBackward || ranks === 1) return;
+  throw new UnsupportedTopologyError(
+    `Cannot update in backward over ${ranks} ranks: gradients have to be summed over them before, wanted 1 rank`,
+  );
+}
+
+/**
+ * The states that `shard` divides in segments, the others whole. With one rank there is nothing to divide.
+ *
+ * @throws {UnsupportedTopologyError} when the update is to run in backward over several ranks
+ */
+export function createModelStates(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  { shard, optimizerInBackward = false }: StateSettings,
+): ModelStates {
+  checkUpdateInBackward(strategy, { optimizerInBackward });
+  if (optimizerInBackward) return createStatesUpdatedInBackward(backend);
   const divided = dividedStates(strategy, shard);
   const own = (size: number) => ownSegment(size, strategy, divided.moments);
   const reduceAll = (gradients: readonly Tensor[]) => strategy.reduceGradients(gradients);
@@ -101,6 +136,21 @@ export function createModelStates(backend: Backend, strategy: SequenceStrategy, 
     : createWholeGradients(backend, wholeGradients);
   const updated = (size: number, rank: number) => ownSegment(size, { rank, ranks: strategy.ranks }, divided.moments);
   return composeStates(weights, gradients, { updated, sumSquares });
+}
+
+/** All states of one rank whole but for gradients, which are used up by the update in backward. */
+function createStatesUpdatedInBackward(backend: Backend): ModelStates {
+  const done = () => Promise.resolve();
+  let update: ((gradients: readonly StoredTensor[]) => void) | undefined;
+  const gradients = createTransientGradients(backend, (complete) => {
+    update?.(complete);
+    return update !== undefined;
+  });
+  return composeStates(createWholeWeights(backend, { own: wholeSegment, publish: done }), gradients, {
+    updated: wholeSegment,
+    sumSquares: done,
+    onComplete: (use) => update = use,
+  });
 }
 
 /** Turns partial sums of squares [PARTIAL_SUMS] into ones over all ranks. */
@@ -169,9 +219,11 @@ class StoredParameter implements Parameter {
 function composeStates(
   weights: WeightStore<StoredTensor>,
   gradients: GradientStore<StoredTensor>,
-  { updated, sumSquares }: {
+  { updated, sumSquares, onComplete = () => {} }: {
     readonly updated: (size: number, rank: number) => Segment;
     readonly sumSquares: (partials: Tensor) => Promise<void>;
+    /** Sets what complete gradients go to before they are freed. */
+    readonly onComplete?: (use?: (gradients: readonly StoredTensor[]) => void) => void;
   },
 ): ModelStates {
   const stored = new Map<Parameter, StoredParameter>();
@@ -206,12 +258,26 @@ function composeStates(
 
     own: () =>
       trained()
-        .map(({ name, weight, gradients }) => ({ name, value: weight.own, gradient: gradients.own, inNorm: true }))
+        .map(({ name, weight, gradients }) => ({
+          name,
+          value: weight.own,
+          get gradient() {
+            return gradients.own;
+          },
+          inNorm: true,
+        }))
         .filter(({ value }) => value.size > 0),
+
+    beginUpdate(update: (names: ReadonlySet<string>) => void): void {
+      const names = new Map(trained().map(({ name, gradients }) => [gradients as StoredTensor, name]));
+      onComplete((complete) => update(new Set(complete.map((gradient) => names.get(gradient)!))));
+    },
+
     reduceGradients: () => gradients.reduce(),
     sumSquares,
 
     async finishUpdate(): Promise<void> {
+      onComplete(undefined);
       gradients.clear();
       await weights.publish();
     },

@@ -13,9 +13,11 @@ import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
+  checkUpdateInBackward,
   type CreateParameterOptions,
   type ModelStates,
   type OwnElements,
+  type StateSettings,
   sumSquaresOverRanks,
 } from "./model_states.ts";
 import { partRuns, partShape, putPart } from "./weight_part.ts";
@@ -51,15 +53,16 @@ const PART_GROUP: ParameterGroup = {
 /**
  * Weights, gradients and moments in the parts that `split` names, on every rank that holds the same part.
  *
- * @throws {UnsupportedTopologyError} when `shard` divides states, too
+ * @throws {UnsupportedTopologyError} when `shard` divides states, too, or the update is to run in backward
  */
 export function createSplitStates(
   backend: Backend,
   strategy: SequenceStrategy,
   split: TensorParallel,
-  shard: ShardStage,
+  { shard, optimizerInBackward = false }: StateSettings,
 ): ModelStates {
   checkShard(strategy, shard);
+  checkUpdateInBackward(strategy, { optimizerInBackward });
   const { rank } = strategy;
   const all: SplitParameter[] = [];
   const trained = () =>
@@ -107,6 +110,7 @@ export function createSplitStates(
 
     group: () => PART_GROUP,
     own: () => trained().map(({ name, own, placement }) => ({ name, ...own, inNorm: placement.sharers[0] === rank })),
+    beginUpdate: () => {},
     reduceGradients,
     sumSquares: (partials) => sumSquaresOverRanks(backend, strategy, partials),
 

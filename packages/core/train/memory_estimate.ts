@@ -62,12 +62,13 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     T,
   );
 
-  const { resident, whole } = stateElements(model, train, strategy);
+  const { resident, whole, tiedGradient } = stateElements(model, train, strategy);
   const block = whole(Object.values(blockShapes(model)));
   const head = whole([[model.vocab, D], [D]]);
   const rotaryRows = train.packed ? part.attentionRows : part.attentionRows / train.batch;
   const rotary = part.attentionSlice.isAll ? rotaryRows * E : 0;
-  const stepInputs = attention.held + rotary + train.accumulate - 1; // and losses of earlier micro-batches
+  const squares = train.optimizerInBackward ? PARTIAL_SUMS : 0; // of gradients that are gone
+  const stepInputs = attention.held + rotary + squares + train.accumulate - 1; // and losses of earlier micro-batches
   const base = resident + stepInputs;
 
   const each = keptElements(D, T, { attention: attention.saved, projected: part.attentionRows * part.ffn });
@@ -75,7 +76,8 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const x = T * D; // input of a block, or the gradient of its output
   const last = base + (L - 1) * kept + x; // input of the last block
   const lastForward = last + block.weights;
-  const lastBackward = last + block.weights + block.gradients + x + 1; // gradient of its output, and the loss
+  const lastGradients = block.gradients + tiedGradient; // and what the head added to the embedding's
+  const lastBackward = last + block.weights + lastGradients + x + 1; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
 
   const elements: Record<MemoryMoment["moment"], number> = {
@@ -104,12 +106,15 @@ function stateElements(model: ModelConfig, train: TrainConfig, strategy: Estimat
       return sum + end - start;
     }, 0);
   const all = parameterSpecs(model).map((weight) => partShape(weight.shape, placement(weight).part));
+  const inBackward = train.optimizerInBackward; // gradients are there in their backward alone
+  const gradients = inBackward ? 0 : count(all, divided.gradients);
   return {
-    resident: count(all, divided.weights) + count(all, divided.gradients) + 2 * count(all, divided.moments),
+    resident: count(all, divided.weights) + gradients + 2 * count(all, divided.moments),
     whole: (group: readonly Shape[]) => ({
       weights: divided.weights ? count(group, false) : 0,
-      gradients: divided.gradients ? count(group, false) : 0,
+      gradients: divided.gradients || inBackward ? count(group, false) : 0,
     }),
+    tiedGradient: inBackward && model.tiedEmbeddings ? model.vocab * model.dim : 0,
   };
 }
 

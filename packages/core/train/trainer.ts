@@ -18,7 +18,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type RankStates, readMoments, saveCheckpoint } from "./checkpoint.ts";
 import { chunkCounts } from "./chunk_counts.ts";
 import { learningRateAt } from "./lr_schedule.ts";
-import { createAdamW, type Optimizer } from "./optimizer.ts";
+import { createAdamW, createAdamWInBackward, type Optimizer } from "./optimizer.ts";
 import type { SavedText } from "./trainer_state.ts";
 
 /** What a trainer is made of. */
@@ -96,10 +96,10 @@ export class Trainer implements Disposable {
     this.#train = train;
     const { mlpChunks, headChunks } = chunkCounts(model, train, strategy);
     this.#states = strategy.tensorParallel
-      ? createSplitStates(backend, strategy, strategy.tensorParallel(model), train.shard)
-      : createModelStates(backend, strategy, train.shard);
+      ? createSplitStates(backend, strategy, strategy.tensorParallel(model), train)
+      : createModelStates(backend, strategy, train);
     const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states });
-    this.#optimizer = createAdamW(backend, this.#states);
+    this.#optimizer = (train.optimizerInBackward ? createAdamWInBackward : createAdamW)(backend, this.#states);
     this.#decoder = createDecoder({
       backend,
       model,
@@ -130,7 +130,10 @@ export class Trainer implements Disposable {
     this.#strategy.takeExchange();
     this.#backend.takeBusyMs().catch(() => {}); // leaves out what ran before; errors are thrown by the reads below
     const startMs = performance.now();
+    const learningRate = learningRateAt(this.#step, this.#train);
+    const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: this.#step };
 
+    this.#optimizer.begin(options);
     const losses = await this.#forwardBackward(batches);
     const busyMs = await this.#backend.takeBusyMs() ?? 0;
     const computePhaseMs = performance.now() - startMs;
@@ -139,8 +142,6 @@ export class Trainer implements Disposable {
     const reduced = this.#strategy.takeExchange();
     const reducedAtMs = performance.now();
 
-    const learningRate = learningRateAt(this.#step, this.#train);
-    const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: this.#step };
     using clip = await this.#optimizer.step(options, clipNorm);
     const gathered = this.#strategy.takeExchange();
     const [[gradNorm], ...lossSums] = await this.#backend.readAll([clip, ...losses]);

@@ -6,12 +6,18 @@
 
 import { z } from "zod";
 import { parseBySchema } from "../config/parse.ts";
-import { type TrainConfig, trainConfigSchema } from "../config/train_config.ts";
+import { type TrainConfig, trainSettingsSchema } from "../config/train_config.ts";
 
 /** What the losses do not depend on beyond rounding; a run that goes on from a checkpoint chooses it anew. */
-const FREE_SETTINGS = { mlpChunks: true, headChunks: true, recompute: true, shard: true } as const;
+const FREE_SETTINGS = {
+  mlpChunks: true,
+  headChunks: true,
+  recompute: true,
+  shard: true,
+  optimizerInBackward: true,
+} as const;
 
-const savedSettingsSchema = trainConfigSchema.omit(FREE_SETTINGS).required();
+const savedSettingsSchema = trainSettingsSchema.omit(FREE_SETTINGS).required();
 
 const textSchema = z.strictObject({
   file: z.string().optional(),
