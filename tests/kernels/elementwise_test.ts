@@ -165,6 +165,54 @@ for (const { label, options } of GPU_VARIANTS.slice(0, 2)) {
   }
 }
 
+/** Param and moments of each element type that a step takes. */
+const STATES = [["f16", "bf16"], ["f16", "f32"], ["f32", "bf16"]] as const;
+
+for (const [paramType, momentType] of STATES) {
+  for (const size of [2, 36, 64, 1030]) {
+    gpuTest(`adamw of ${size} elements of ${paramType} with moments of ${momentType}`, async (backend) => {
+      const random = new Random(size);
+      const inputs = {
+        // Weights of all sizes, those below 2^-14 included, where binary16 has fewer digits.
+        param: { shape: [size], data: random.normals(size).map((x, i) => x * 4 ** -(i % 12)), dtype: paramType },
+        grad: { shape: [size], data: random.normals(size, 1024) },
+        m: { shape: [size], data: random.normals(size), dtype: momentType },
+        v: { shape: [size], data: random.normals(size).map((x) => x * x), dtype: momentType },
+        clip: { shape: [2], data: new Float32Array([7, 0.125]) },
+      };
+      const options = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.1, step: 3 };
+      for (const start of [0, 2 ** 32 - 20]) {
+        await assertOpMatchesReference(backend, {
+          inputs,
+          run: (ops, { param, grad, m, v, clip }) =>
+            ops.adamw(param, grad, m, v, {
+              ...options,
+              gradientScale: 2 ** -10,
+              rounding: { seed: 5, stream: 9, start },
+            }, clip),
+          // Numbers that differ in their last f32 bits may be rounded to neighbours.
+          results: {
+            param: { absolute: paramType === "f16" ? 2 ** -24 : 1e-6, relative: paramType === "f16" ? 2 ** -10 : 1e-6 },
+            m: { absolute: 2e-7, relative: momentType === "bf16" ? 2 ** -7 : 2e-7 },
+            v: { absolute: 2e-7, relative: momentType === "bf16" ? 2 ** -7 : 2e-7 },
+          },
+        });
+      }
+      for (const norm of [Infinity, NaN]) {
+        await assertOpMatchesReference(backend, {
+          inputs: { ...inputs, clip: { shape: [2], data: new Float32Array([norm, 1]) } },
+          run: (ops, { param, grad, m, v, clip }) => {
+            const rounding = { seed: 5, stream: 9 };
+            ops.adamw(param, grad, m, v, { ...options, rounding }, clip);
+            ops.fill(clip, 0);
+          },
+          results: {}, // nothing changes
+        });
+      }
+    });
+  }
+}
+
 gpuTest("sigmoid of large numbers stays finite", async (backend) => {
   const gate = new Float32Array([-1e18, -200, -89, -20, 0, 20, 89, 200, 1e18]);
   const ones = new Float32Array(gate.length).fill(1);

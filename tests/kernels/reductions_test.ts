@@ -41,6 +41,29 @@ for (const { label, options } of GPU_VARIANTS) {
     }, options);
   }
 
+  gpuTest(`a number that is not finite makes the norm infinite and the factor 0${label}`, async (backend) => {
+    using x = backend.empty([1030], "scratch");
+    using partials = zeros(backend, [PARTIAL_SUMS], "scratch");
+    using result = zeros(backend, [2], "scratch");
+    for (const [at, number] of [[0, NaN], [517, Infinity], [1029, -Infinity], [3, 3e38]]) {
+      const values = new Random(1).normals(1030);
+      values[at] = number;
+      backend.write(x, values);
+      backend.ops.fill(partials, 0);
+      backend.ops.sumSquares(x, partials);
+      backend.ops.clipFactor(partials, result, 1);
+      assertEquals([...await backend.read(result)], [Infinity, 0], `element ${at} is ${number}`);
+    }
+    backend.ops.fill(x, 64);
+    backend.ops.fill(partials, 0);
+    backend.ops.sumSquares(x, partials);
+    for (const maxNorm of [1, Infinity]) {
+      backend.ops.clipFactor(partials, result, maxNorm, { gradientScale: 2 ** -6 });
+      const norm = Math.sqrt(1030);
+      assertClose(await backend.read(result), [norm, Math.min(1, maxNorm / norm)], { what: "scaled", relative: 2e-6 });
+    }
+  }, options);
+
   for (const [rows, heads, headDim] of [[1, 1, 1], [5, 3, 7], [70, 2, 64], [33, 4, 128]]) {
     gpuTest(`attention delta of ${rows} rows, ${heads} heads of ${headDim}${label}`, async (backend) => {
       const random = new Random(rows);

@@ -121,6 +121,13 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     "beta2 must be at least 0 and below 1, not 1",
     (ops, f) => ops.adamw(f([6]), f([6]), f([6]), f([6]), { ...adamw, beta2: 1 }),
   ],
+  ["adamw", "rounding must be given", (ops, f) => ops.adamw(f([6], "f16"), f([6]), f([6]), f([6]), adamw)],
+  ["adamw", "v must be bf16, not f32", (ops, f) => ops.adamw(f([6]), f([6]), f([6], "bf16"), f([6]), adamw)],
+  [
+    "adamw",
+    "gradientScale must be positive and finite, not 0",
+    (ops, f) => ops.adamw(f([6]), f([6]), f([6]), f([6]), { ...adamw, gradientScale: 0 }),
+  ],
   ["adamw", "clip must be [2]", (ops, f) => ops.adamw(f([6]), f([6]), f([6]), f([6]), adamw, f([1]))],
   ["cast", "x must be f32 or f16 or bf16, not u32", (ops, f) => ops.cast(f([2], "u32"), f([2]))],
   [

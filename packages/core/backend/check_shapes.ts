@@ -14,13 +14,20 @@ import {
   FLOATS,
   matrixDims,
   NUMBERS,
+  type Operand,
   reads,
   refuse,
   sameElements,
   showShape,
   writes,
 } from "./check_operands.ts";
-import { type AdamWOptions, type InitNormalOptions, type MatmulOptions, PARTIAL_SUMS } from "./ops.ts";
+import {
+  type AdamWOptions,
+  type ClipOptions,
+  type InitNormalOptions,
+  type MatmulOptions,
+  PARTIAL_SUMS,
+} from "./ops.ts";
 
 /** Dims of one matrix product: out [m, n] = a [m, k] · b [k, n], up to transposition. */
 export interface MatmulDims {
@@ -191,10 +198,16 @@ export function checkSumSquares(x: Tensor, out: Tensor): void {
 }
 
 /** Checks `Ops.clipFactor`. */
-export function checkClipFactor(partials: Tensor, result: Tensor, maxNorm: number): void {
+export function checkClipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
   const operands = [reads("partials", partials, [PARTIAL_SUMS]), writes("result", result, [2])];
   checkOperands("clipFactor", operands);
   if (!(maxNorm > 0)) refuse("clipFactor", operands, `maxNorm must be positive, not ${maxNorm}`);
+  checkGradientScale("clipFactor", operands, options);
+}
+
+function checkGradientScale(op: string, operands: Operand[], { gradientScale = 1 }: ClipOptions): void {
+  if (gradientScale > 0 && Number.isFinite(gradientScale)) return;
+  refuse(op, operands, `gradientScale must be positive and finite, not ${gradientScale}`);
 }
 
 /** Checks `Ops.adamw`. */
@@ -207,14 +220,22 @@ export function checkAdamW(
   clip?: Tensor,
 ): void {
   const operands = [
-    writes("param", param, param.shape),
+    writes("param", param, param.shape, FLOATS),
     reads("grad", grad, param.size),
-    writes("m", m, param.size),
-    writes("v", v, param.size),
+    writes("m", m, param.size, ["f32", "bf16"]),
+    writes("v", v, param.size, m.dtype),
     ...clip ? [reads("clip", clip, [2])] : [],
   ];
   checkOperands("adamw", operands);
-  const { step, beta1, beta2 } = options;
+  checkGradientScale("adamw", operands, options);
+  const { step, beta1, beta2, rounding } = options;
+  if (!rounding && [param, m].some(({ dtype }) => dtype !== "f32")) {
+    refuse("adamw", operands, "rounding must be given where param or moments have 16 bits");
+  }
+  for (const name of ["seed", "stream"] as const) {
+    if (!rounding || rounding[name] === rounding[name] >>> 0) continue;
+    refuse("adamw", operands, `${name} must be a u32, not ${rounding[name]}`);
+  }
   if (!(Number.isSafeInteger(step) && step >= 1)) refuse("adamw", operands, `step must count from 1, not ${step}`);
   for (const [name, beta] of [["beta1", beta1], ["beta2", beta2]] as const) {
     if (!(beta >= 0 && beta < 1)) refuse("adamw", operands, `${name} must be at least 0 and below 1, not ${beta}`);

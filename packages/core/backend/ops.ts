@@ -81,6 +81,30 @@ export interface AdamWOptions {
   readonly weightDecay: number;
   /** Step number from 1, for bias correction. */
   readonly step: number;
+  /** Factor on the gradient before anything else, such as the inverse of the loss scale. Default 1. */
+  readonly gradientScale?: number;
+  /** What rounding to 16 bits draws from; needed where the param or its moments have 16 bits, and unused elsewhere. */
+  readonly rounding?: StochasticRounding;
+}
+
+/**
+ * Stochastic rounding: up or down with odds that make the rounded number right on average, so that updates much smaller
+ * than a number of 16 bits can hold add up (Gupta et al. 2015). Drawn from a hash of seed, stream, step and the number of
+ * the element, so that it does not depend on how ranks divide a weight.
+ */
+export interface StochasticRounding {
+  /** Seed of the run, u32. */
+  readonly seed: number;
+  /** Number that tells tensors of one run apart, u32. */
+  readonly stream: number;
+  /** Index of the tensor's first element in the whole weight, for segments. Default 0. */
+  readonly start?: number;
+}
+
+/** Options of {@linkcode Ops.clipFactor}. */
+export interface ClipOptions {
+  /** Factor on the gradients that the squares were summed of, such as the inverse of the loss scale. Default 1. */
+  readonly gradientScale?: number;
 }
 
 /** Options of {@linkcode Ops.initNormal}. */
@@ -180,11 +204,22 @@ export interface Ops {
 
   /** out [1] = sum of x [N]. */
   sum(x: Tensor, out: Tensor): void;
-  /** out [{@linkcode PARTIAL_SUMS}] += partial sums of squares of x [N]; their sum is the squared norm. */
+  /**
+   * out [{@linkcode PARTIAL_SUMS}] += partial sums of squares of x [N]; their sum is the squared norm. One that is not
+   * finite stays so and says that a number of x, or the sum, was not.
+   */
   sumSquares(x: Tensor, out: Tensor): void;
-  /** result [2] = { norm, factor }: norm = √Σ partials, factor = min(1, maxNorm / (norm + 1e-6)) as torch's clip_grad_norm_. */
-  clipFactor(partials: Tensor, result: Tensor, maxNorm: number): void;
-  /** One AdamW step of param, m and v [N] in place, with the gradient times result[1] of {@linkcode Ops.clipFactor} if given. */
+  /**
+   * result [2] = { norm, factor }: norm = gradientScale · √Σ partials, factor = min(1, maxNorm / (norm + 1e-6)) as torch's
+   * clip_grad_norm_. Where a partial is not finite, norm is infinite and factor 0. `maxNorm` may be infinite: the factor
+   * is 1 then.
+   */
+  clipFactor(partials: Tensor, result: Tensor, maxNorm: number, options?: ClipOptions): void;
+  /**
+   * One AdamW step of param, m and v [N] in place, with the gradient times gradientScale and, if given, times the factor
+   * of clip, the result of {@linkcode Ops.clipFactor}. Where the norm in clip is not finite nothing changes. grad is
+   * f32; param f32 or f16; m and v both f32 or both bf16. What has 16 bits is rounded stochastically.
+   */
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void;
 
   /** out += x; same number of elements, each of f32 or f16. */

@@ -21,8 +21,15 @@ export function sumSquares(x: Float32Array, out: Float32Array): void {
 }
 
 /** result [2] = { norm, factor }; see `Ops.clipFactor`. */
-export function clipFactor(partials: Float32Array, result: Float32Array, maxNorm: number): void {
-  const norm = Math.sqrt(partials.reduce((total, partial) => total + partial, 0));
+export function clipFactor(
+  partials: Float32Array,
+  result: Float32Array,
+  maxNorm: number,
+  gradientScale: number,
+): void {
+  const squares = Math.fround(partials.reduce((total, partial) => total + partial, 0));
+  const isFinite = Number.isFinite(squares);
+  const norm = isFinite ? Math.sqrt(squares) * gradientScale : Infinity;
   result[0] = norm;
-  result[1] = Math.min(1, maxNorm / (norm + 1e-6));
+  result[1] = isFinite ? Math.min(1, maxNorm / (norm + 1e-6)) : 0;
 }

@@ -7,8 +7,16 @@
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkAttention, checkAttentionBackward, checkAttentionDelta } from "../check_attention.ts";
 import * as check from "../check_shapes.ts";
-import type { AdamWOptions, AttentionInputs, AttentionShape, InitNormalOptions, MatmulOptions, Ops } from "../ops.ts";
-import { adamw } from "./adamw.ts";
+import type {
+  AdamWOptions,
+  AttentionInputs,
+  AttentionShape,
+  ClipOptions,
+  InitNormalOptions,
+  MatmulOptions,
+  Ops,
+} from "../ops.ts";
+import { adamw, roundStochastically } from "./adamw.ts";
 import { attention, type AttentionArrays, attentionBackward, attentionDelta } from "./attention.ts";
 import { copyColumns } from "./columns.ts";
 import { crossEntropy, crossEntropyGradient, logSumExp } from "./cross_entropy.ts";
@@ -152,16 +160,20 @@ export class ReferenceOps implements Ops {
     this.#run("sumSquares", (n) => sumSquares(n.of(x), n.into(out)));
   }
 
-  clipFactor(partials: Tensor, result: Tensor, maxNorm: number): void {
-    check.checkClipFactor(partials, result, maxNorm);
-    this.#run("clipFactor", (n) => clipFactor(n.of(partials), n.into(result), maxNorm));
+  clipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
+    check.checkClipFactor(partials, result, maxNorm, options);
+    const { gradientScale = 1 } = options;
+    this.#run("clipFactor", (n) => clipFactor(n.of(partials), n.into(result), maxNorm, gradientScale));
   }
 
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void {
     check.checkAdamW(param, grad, m, v, options, clip);
     this.#run("adamw", (n) => {
-      const factor = clip ? n.of(clip)[1] : 1;
-      adamw(n.into(param), n.of(grad), n.into(m), n.into(v), options, factor);
+      const [norm, factor] = clip ? n.of(clip) : [0, 1];
+      if (!Number.isFinite(norm)) return;
+      const [params, first, second] = [param, m, v].map((tensor) => n.into(tensor));
+      adamw(params, n.of(grad), first, second, options, factor);
+      roundStochastically([params, first, second], [param, m, v].map(({ dtype }) => dtype), options);
     });
   }
 

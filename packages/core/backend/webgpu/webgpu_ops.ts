@@ -7,7 +7,15 @@
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkAttention, checkAttentionBackward, checkAttentionDelta } from "../check_attention.ts";
 import * as check from "../check_shapes.ts";
-import type { AdamWOptions, AttentionInputs, AttentionShape, InitNormalOptions, MatmulOptions, Ops } from "../ops.ts";
+import type {
+  AdamWOptions,
+  AttentionInputs,
+  AttentionShape,
+  ClipOptions,
+  InitNormalOptions,
+  MatmulOptions,
+  Ops,
+} from "../ops.ts";
 import type { CommandQueue } from "./command_queue.ts";
 import { adamw } from "./kernels/adamw.ts";
 import { attention } from "./kernels/attention.ts";
@@ -127,9 +135,9 @@ export class WebGpuOps implements Ops {
     sumSquares(this.#queue, x, out);
   }
 
-  clipFactor(partials: Tensor, result: Tensor, maxNorm: number): void {
-    check.checkClipFactor(partials, result, maxNorm);
-    clipFactor(this.#queue, partials, result, maxNorm);
+  clipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
+    check.checkClipFactor(partials, result, maxNorm, options);
+    clipFactor(this.#queue, partials, result, maxNorm, options);
   }
 
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void {

@@ -41,6 +41,8 @@ export interface ElementwiseKernel {
   readonly bits?: boolean;
   /** Functions that the body calls. */
   readonly functions?: string;
+  /** What is done before the first load, in WGSL. */
+  readonly before?: string;
   /**
    * What is done, in WGSL, or for a number of components of `V`. The name of each tensor is its `V`, and `element` the
    * number of the first element of it; `whole` tensors start at `params.at_<name>`.
@@ -84,7 +86,7 @@ export function runElementwise(dispatcher: Dispatcher, kernel: ElementwiseKernel
 }
 
 function elementwiseCode(kernel: ElementwiseKernel, tensors: readonly GroupTensor[], width: GroupWidth): string {
-  const { whole = [], fields = [], functions = "", body, bits = false } = kernel;
+  const { whole = [], fields = [], functions = "", before = "", body, bits = false } = kernel;
   const components = groupComponents(width);
   const typed = bits ? tensors.map((tensor) => ({ ...tensor, dtype: "u32" as const })) : tensors;
   const bindings = [
@@ -104,6 +106,7 @@ fn main(
 ) {
   let i = ${LINEAR_INDEX} * ${WORKGROUP}u + local;
   if (i >= params.count) { return; }
+  ${before}
   ${groupBlock(width, typed.map((tensor) => [tensor, "i"] as const), numbered)}
 }
 `;

@@ -10,12 +10,16 @@ import type { InitNormalOptions } from "../../ops.ts";
 import type { Dispatcher } from "../dispatch.ts";
 import { type ElementwiseKernel, runElementwise } from "./elementwise.ts";
 
-const FUNCTIONS = `
+/** `mix_bits(bits)`, as `mixBits` of `backend/init_normal.ts`. */
+export const MIX_BITS = `
 fn mix_bits(bits: u32) -> u32 {
   var x = (bits ^ (bits >> 16u)) * 0x85ebca6bu;
   x = (x ^ (x >> 13u)) * 0xc2b2ae35u;
   return x ^ (x >> 16u);
 }
+`;
+
+const FUNCTIONS = `${MIX_BITS}
 fn uniform_sum(low: u32, high: u32) -> u32 {
   let state = mix_bits(mix_bits(mix_bits(mix_bits(params.seed ^ 0x9e3779b9u) ^ params.stream) ^ high) ^ low);
   var sum = 0u;

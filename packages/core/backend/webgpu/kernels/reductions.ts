@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { PARTIAL_SUMS } from "../../ops.ts";
+import { type ClipOptions, PARTIAL_SUMS } from "../../ops.ts";
 import { type Dispatcher, residual } from "../dispatch.ts";
 import {
   declare,
@@ -19,6 +19,17 @@ import {
 
 /** Invocations that share a tensor at least: the lanes of the one sum, or a lane for each partial sum. */
 const SHARING_LANES = 256;
+
+/** Bits of an infinite f32, which WGSL cannot write down. */
+const INFINITY_BITS = 0x7f800000;
+
+/** Largest finite f32. */
+const LARGEST = (2 - 2 ** -23) * 2 ** 127;
+
+/** `not_finite(x)`, by the bits of x: WGSL lets compilers assume that numbers are finite. */
+export const NOT_FINITE = `
+fn not_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u; }
+`;
 
 /** What is added up of each load. */
 type Term = "v" | "v * v";
@@ -92,25 +103,42 @@ export function sumSquares(dispatcher: Dispatcher, x: Tensor, out: Tensor): void
 
 const CLIP_FACTOR = `
 ${
-  declare([["partials", "read", "f32"], ["result", "read_write", "f32"]], ["at_partials", "at_result", "max_norm: f32"])
-}
+  declare([["partials", "read", "f32"], ["result", "read_write", "f32"]], [
+    ...["at_partials", "at_result", "infinity", "max_norm: f32", "gradient_scale: f32"],
+  ])
+}${NOT_FINITE}
 @compute @workgroup_size(1)
 fn main() {
   var squares = 0.0;
-  for (var i = 0u; i < ${PARTIAL_SUMS}u; i++) { squares += partials[params.at_partials + i]; }
-  let norm = sqrt(squares);
-  result[params.at_result] = norm;
-  result[params.at_result + 1u] = min(1.0, params.max_norm / (norm + 1e-6));
+  var broken = false;
+  for (var i = 0u; i < ${PARTIAL_SUMS}u; i++) {
+    let partial = partials[params.at_partials + i];
+    squares += partial;
+    broken = broken || not_finite(partial);
+  }
+  broken = broken || not_finite(squares);
+  let norm = sqrt(squares) * params.gradient_scale;
+  result[params.at_result] = select(norm, bitcast<f32>(params.infinity), broken);
+  result[params.at_result + 1u] = select(min(1.0, params.max_norm / (norm + 1e-6)), 0.0, broken);
 }
 `;
 
 /** Launches `Ops.clipFactor`. */
-export function clipFactor(dispatcher: Dispatcher, partials: Tensor, result: Tensor, maxNorm: number): void {
+export function clipFactor(
+  dispatcher: Dispatcher,
+  partials: Tensor,
+  result: Tensor,
+  maxNorm: number,
+  { gradientScale = 1 }: ClipOptions,
+): void {
   dispatcher.run({
     kernel: "clip_factor",
     code: CLIP_FACTOR,
     tensors: [{ tensor: partials, access: "read" }, { tensor: result, access: "read_write" }],
-    params: [residual(partials), residual(result), { f32: maxNorm }],
+    params: [
+      ...[residual(partials), residual(result), INFINITY_BITS],
+      ...[{ f32: Math.min(maxNorm, LARGEST) }, { f32: gradientScale }],
+    ],
     workgroups: [1, 1, 1],
   });
 }
