@@ -47,6 +47,7 @@ export * from "./model/parameters.ts";
 export { type RotaryAngles, rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
+export { createHostCheckpoints, type HostCheckpoints, type WrapLayer } from "./recompute/host_checkpoints.ts";
 export { recompute } from "./recompute/recompute.ts";
 export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
 export {
@@ -106,7 +107,13 @@ export { hasModelWeights, readModelFolder, readModelWeights } from "./train/mode
 export { createAdamW, createAdamWInBackward, type Optimizer, type UpdatedElements } from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, type SafetensorsMetadata, writeSafetensors } from "./train/safetensors_writer.ts";
-export { type GradientReport, type StepReport, Trainer, type TrainerOptions } from "./train/trainer.ts";
+export {
+  type GradientReport,
+  type OffloadedBytes,
+  type StepReport,
+  Trainer,
+  type TrainerOptions,
+} from "./train/trainer.ts";
 export { parseTrainerState, type SavedSettings, type SavedText, type TrainerState } from "./train/trainer_state.ts";
 export {
   BYTE_VOCAB,

@@ -49,6 +49,10 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "sharded weights": { shard: "weights", mlpChunks: 3 },
   "optimizer in backward": { optimizerInBackward: true, clipNorm: 0, mlpChunks: 3 },
   "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
+  "checkpoints on the host": { offload: ["checkpoints"], recompute: "layer", mlpChunks: 3, accumulate: 2 },
+  "checkpoints on the host, sharded weights": {
+    ...{ offload: ["checkpoints"], recompute: "layer", shard: "weights", mlpChunks: 3 },
+  },
 };
 
 async function assertEstimate(
@@ -141,8 +145,8 @@ for (const [name, model] of Object.entries(MODELS)) {
 
   Deno.test(`the estimate equals the ledger to the byte: ${name}`, async () => {
     for (const run of Object.values(RUNS)) {
-      for (const recompute of RECOMPUTE_POLICIES) {
-        const train = parseTrainConfig({ seqTokens: 24, recompute, ...run });
+      for (const recompute of run.recompute ? [run.recompute] : RECOMPUTE_POLICIES) {
+        const train = parseTrainConfig({ seqTokens: 24, ...run, recompute });
         await using backend = createReferenceBackend();
         const estimate = await assertEstimate(backend, createSingleStrategy(backend), { model, train, steps });
         peakMoments.add(estimate.moments[0].moment);

@@ -99,6 +99,7 @@ Deno.test("given values win over defaults", async () => {
     headChunks: 1,
     recompute: "selective",
     shard: "optimizer",
+    offload: [],
     learningRate: 0.5,
     warmupSteps: 1,
     schedule: "constant",

@@ -55,6 +55,21 @@ export function choice<const Word extends string>(words: readonly Word[], text: 
   };
 }
 
+/** Some of a few words, each once, with commas between them. */
+export function choices<const Word extends string>(words: readonly Word[], text: FlagText): Flag<Word[]> {
+  return {
+    isSwitch: false,
+    values: words.join(","),
+    wanted: words.length === 1 ? words[0] : `${listed(words)}, or several of them with commas between`,
+    ...text,
+    read: (value) => {
+      const given = value.split(",");
+      const known = words.filter((word) => given.includes(word));
+      return known.length === given.length ? known : undefined;
+    },
+  };
+}
+
 /** A whole number from `min` (default 1) to `max`, or one of a few words. */
 export function count<const Word extends string = never>(
   { words = [], min = 1, max = MAX_COUNT, example, ...text }: FlagText & {

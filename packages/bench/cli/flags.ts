@@ -4,9 +4,9 @@
  * @module
  */
 
-import { MODEL_PRESETS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
+import { MODEL_PRESETS, OFFLOADS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
 import { STRATEGY_NAMES } from "../scenario.ts";
-import { bytes, choice, count, decimal, type FlagValues, range, text, toggle } from "./flag.ts";
+import { bytes, choice, choices, count, decimal, type FlagValues, range, text, toggle } from "./flag.ts";
 
 const chunks = (help: string, otherwise: string) => count({ words: ["auto", "off"], example: 8, help, otherwise });
 
@@ -56,6 +56,10 @@ const RUN_FLAGS = {
   shard: choice(SHARD_STAGES, {
     help: "states that ranks divide: none; AdamW's moments (ZeRO stage 1); and gradients (2); and weights (3)",
     otherwise: "none",
+  }),
+  offload: choices(OFFLOADS, {
+    help: "what waits in the memory of the host while the device does not need it: the inputs of recomputed layers",
+    otherwise: "nothing",
   }),
   timeout: count({
     max: 86400,

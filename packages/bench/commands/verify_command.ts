@@ -108,6 +108,7 @@ async function verifyFolder(
       steps: losses.length,
       recompute: flags.recompute,
       shard: flags.shard,
+      offload: flags.offload,
     }),
     warmup: 0,
     profile: false,

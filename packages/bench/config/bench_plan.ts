@@ -153,6 +153,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         seed: flags.seed,
         recompute: flags.recompute,
         shard: flags.shard,
+        offload: flags.offload,
         learningRate: flags.lr,
         warmupSteps: flags["lr-warmup"],
         schedule: flags.schedule,

@@ -8,6 +8,7 @@ import type {
   BytesByTag,
   KernelTime,
   LinkProfile,
+  OffloadedBytes,
   PeakMemory,
   PeerErrorKind,
   StepReport,
@@ -83,6 +84,8 @@ export interface RankResult {
   readonly live: BytesByTag;
   /** Bytes reserved from the device at most. */
   readonly reservedBytes: number;
+  /** Bytes of what is kept on the host instead of the device. */
+  readonly offloaded: OffloadedBytes;
   /** Most resident memory of the process. */
   readonly hostPeakBytes: number;
   /** Time per kernel over the measured steps; empty without `--profile`. */

@@ -21,7 +21,9 @@ const VARIANTS = [
 export async function compareVariants(run: RunConfig, context: ModeContext): Promise<Outcome> {
   const runs: ReportedRun[] = [];
   for (const { name, ...train } of VARIANTS) {
-    runs.push(await measureWithinMemory(name, { ...run, train: { ...run.train, ...train } }, context));
+    // Without recomputation there are no checkpoints to offload.
+    const offload = run.train.offload.filter((what) => what !== "checkpoints" || train.recompute === "layer");
+    runs.push(await measureWithinMemory(name, { ...run, train: { ...run.train, ...train, offload } }, context));
   }
   const memory = runs.flatMap(({ name, summary }) => summary ? [`${name}\n${formatMemory(summary)}`] : []);
   return {

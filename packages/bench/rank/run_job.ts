@@ -63,6 +63,7 @@ export async function runJob({ job, backend, strategy, emit }: RunJobOptions): P
   const work = {
     localTokens: train.batch * trainer.positions.length,
     miniSequences: { mlp: mlpChunks, head: headChunks },
+    offloaded: trainer.offloadedBytes,
   };
   return await toResult(backend, work, profile ? await backend.takeProfile() : []);
 }
@@ -87,7 +88,7 @@ async function openBatches({ run, goldenFolder }: RankJob): Promise<(step: numbe
 
 async function toResult(
   backend: Backend,
-  work: Pick<RankResult, "localTokens" | "miniSequences">,
+  work: Pick<RankResult, "localTokens" | "miniSequences" | "offloaded">,
   profile: readonly KernelTime[],
 ): Promise<Omit<RankResult, "links">> {
   const { ledger } = backend;

@@ -10,6 +10,7 @@ import {
   type LinkProfile,
   MEMORY_TAGS,
   MODEL_PRESETS,
+  OFFLOADS,
   parameterCount,
   type TrainConfig,
 } from "@mst/core";
@@ -93,7 +94,10 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   const { tokensPerSecond, stepMs, losses, measuredSteps } = summary;
   const facts: [string, string][] = [
     ["device", summary.deviceName],
-    ["mini-sequences", `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}`],
+    [
+      "mini-sequences",
+      `${describeChunks(run, summary)}; recompute ${train.recompute}; shard ${train.shard}${describeOffload(train)}`,
+    ],
     ...train.optimizerInBackward ? [["update", "in backward"] as [string, string]] : [],
     ...train.packed ? [documentFact(run, summary)] : [],
     ...weightsFact(run),
@@ -119,6 +123,11 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
   if (summary.profile) parts.push(formatProfile(summary.profile, measuredSteps));
   if (summary.links?.length) parts.push(formatLinks(summary.links));
   return parts.join("\n\n");
+}
+
+/** What is kept on the host, if anything. */
+function describeOffload({ offload }: TrainConfig): string {
+  return offload.length === 0 ? "" : `; offload ${offload.join(", ")}`;
 }
 
 /** Where the weights came from, if a folder was named; flags that change its shape leave its weights out. */
@@ -149,16 +158,19 @@ function describeChunks({ train }: RunConfig, { ranks }: RunSummary): string {
   return `MLP ${show(train.mlpChunks, mlp)}, LM head ${show(train.headChunks, head)}`;
 }
 
-/** Device bytes of every rank at its peak, by tag, and what else it used. */
+/** Device bytes of every rank at its peak, by tag, and what else it used, with what it offloaded where there is any. */
 export function formatMemory({ ranks }: RunSummary): string {
-  const head = ["rank", ...MEMORY_TAGS, "peak", "reserved", "host peak", "sent a step"];
+  const offloads = OFFLOADS.filter((what) => ranks.some(({ offloaded }) => offloaded[what] > 0));
+  const onHost = offloads.map((what) => `${what} on host`);
+  const head = ["rank", ...MEMORY_TAGS, "peak", "reserved", ...onHost, "host peak", "sent a step"];
   return formatTable(
     head,
-    ranks.map(({ rank, peak, reservedBytes, hostPeakBytes, bytesSentPerStep }) => [
+    ranks.map(({ rank, peak, reservedBytes, offloaded, hostPeakBytes, bytesSentPerStep }) => [
       String(rank),
       ...MEMORY_TAGS.map((tag) => formatBytes(peak.byTag[tag])),
       formatBytes(peak.totalBytes),
       formatBytes(reservedBytes),
+      ...offloads.map((what) => formatBytes(offloaded[what])),
       formatBytes(hostPeakBytes),
       formatBytes(bytesSentPerStep),
     ]),

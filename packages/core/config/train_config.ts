@@ -18,6 +18,9 @@ export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
  */
 export const SHARD_STAGES = ["none", "optimizer", "gradients", "weights"] as const;
 
+/** What can wait on the host while the device does not need it: the inputs of blocks. */
+export const OFFLOADS = ["checkpoints"] as const;
+
 /** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
 export const chunksSchema = z.union([z.literal("auto"), count]);
 
@@ -33,6 +36,7 @@ export const trainSettingsSchema = z.strictObject({
   headChunks: chunksSchema.default("auto"),
   recompute: z.enum(RECOMPUTE_POLICIES).default("layer"),
   shard: z.enum(SHARD_STAGES).default("none"),
+  offload: z.array(z.enum(OFFLOADS)).default([]),
   learningRate: z.number().nonnegative().default(1e-3),
   warmupSteps: z.number().int().nonnegative().default(0),
   schedule: z.enum(["cosine", "constant"]).default("cosine"),
@@ -48,12 +52,17 @@ export const trainSettingsSchema = z.strictObject({
 /** Schema of {@linkcode TrainConfig}: single settings first, then how they fit together. */
 export const trainConfigSchema = trainSettingsSchema.superRefine((train, context) => {
   const refuse = (message: string) => context.addIssue({ code: "custom", message });
-  const { optimizerInBackward, clipNorm, accumulate } = train;
+  const { optimizerInBackward, clipNorm, accumulate, offload, recompute } = train;
   if (optimizerInBackward && clipNorm > 0) {
     refuse(`Cannot update in backward and clip to ${clipNorm}: the global norm is known after it, wanted clipNorm 0`);
   }
   if (optimizerInBackward && accumulate > 1) {
     refuse(`Cannot update in backward and accumulate ${accumulate} micro-batches: weights would change between them`);
+  }
+  if (offload.includes("checkpoints") && recompute !== "layer") {
+    refuse(
+      `Cannot offload checkpoints with recompute ${recompute}: it must be layer, which keeps nothing else of a block`,
+    );
   }
 });
 
@@ -62,12 +71,16 @@ export const trainConfigSchema = trainSettingsSchema.superRefine((train, context
  * which make a step. `packed` sequences consist of documents, whose boundaries come with each batch. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
  * `learningRate` after `warmupSteps` of linear warm-up, then `schedule` down to `minLearningRate` at `steps`.
  * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
+ * `offload` says what waits on the host while the device does not need it.
  * `optimizerInBackward` updates weights as soon as their gradients are complete, and frees these.
  */
 export type TrainConfig = z.infer<typeof trainConfigSchema>;
 
 /** How far a model's states are sharded. */
 export type ShardStage = TrainConfig["shard"];
+
+/** What is kept on the host. */
+export type Offload = TrainConfig["offload"][number];
 
 /** A recompute policy. */
 export type RecomputePolicy = TrainConfig["recompute"];

@@ -11,6 +11,7 @@ import type { RecomputePolicy } from "../config/train_config.ts";
 import { applyLayer, type Layer } from "../layer/layer.ts";
 import type { Region } from "../layer/region.ts";
 import type { LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
+import type { HostCheckpoints } from "../recompute/host_checkpoints.ts";
 import { gathered } from "../sharding/gathered.ts";
 import type { SequenceStrategy, TokenPartition } from "../strategy/strategy.ts";
 import type { SplitComputation } from "../strategy/tensor_parallel.ts";
@@ -40,6 +41,8 @@ export interface DecoderOptions {
   readonly headChunks: number;
   /** What is kept for backward. */
   readonly policy: RecomputePolicy;
+  /** Where the inputs of blocks wait for their backward, under a policy that keeps nothing else. Default: the device. */
+  readonly hostCheckpoints?: HostCheckpoints;
 }
 
 /** A decoder over sequences of one length. */
@@ -57,7 +60,7 @@ export interface Decoder {
 
 /** Makes a decoder; it holds no device memory between calls. */
 export function createDecoder(
-  { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy }: DecoderOptions,
+  { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy, hostCheckpoints }: DecoderOptions,
 ): Decoder {
   const { groups } = parameters;
   const partition = strategy.partition(seqTokens);
@@ -79,12 +82,14 @@ export function createDecoder(
     const slices = split.slices({ batch, positions });
     const rotary = createRotaryAngles(backend, ropeTables(batch, documentStarts), scope, { headDim, slices });
     const options = { core, region, rotary, heads, kvHeads, normEpsilon, mlpChunks, policy };
-    return parameters.blocks.map((weights, i) =>
-      gathered(createDecoderBlock(backend, weights, options), groups.blocks[i], {
+    const wrap = hostCheckpoints?.begin();
+    return parameters.blocks.map((weights, i) => {
+      const recomputeBlock = wrap && ((block: Layer) => wrap(block, i));
+      return gathered(createDecoderBlock(backend, weights, { ...options, recomputeBlock }), groups.blocks[i], {
         previous: groups.blocks[i - 1],
         next: groups.blocks[i + 1] ?? groups.head,
-      })
-    );
+      });
+    });
   }
 
   function embed(computation: SplitComputation, inputs: Uint32Array): Promise<Tensor> {

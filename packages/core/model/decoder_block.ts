@@ -21,18 +21,20 @@ export interface DecoderBlockOptions extends AttentionLayerOptions {
   readonly mlpChunks: number;
   /** What is kept for backward. */
   readonly policy: RecomputePolicy;
+  /** Wraps the block where the policy keeps its input alone. Default: `recompute`. */
+  readonly recomputeBlock?: (block: Layer) => Layer;
 }
 
 /** The block as a layer over this rank's rows [B·S, D]. */
 export function createDecoderBlock(
   backend: Backend,
   weights: BlockParameters,
-  { mlpChunks, policy, ...attentionOptions }: DecoderBlockOptions,
+  { mlpChunks, policy, recomputeBlock = recompute, ...attentionOptions }: DecoderBlockOptions,
 ): Layer {
   const recomputed = recomputesAttention(policy);
   const attention = createAttentionLayer(backend, weights, { ...attentionOptions, recomputed });
   const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon, attentionOptions.region);
   const slicedMlp = miniSequence(recomputesMlp(policy) ? recompute(mlp) : mlp, { chunks: mlpChunks });
   const block = sequential(attention, slicedMlp);
-  return recomputed ? recompute(block) : block;
+  return recomputed ? recomputeBlock(block) : block;
 }

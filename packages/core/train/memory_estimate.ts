@@ -74,7 +74,8 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const each = keptElements(D, T, { attention: attention.saved, projected: part.attentionRows * part.ffn });
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D; // input of a block, or the gradient of its output
-  const last = base + (L - 1) * kept + x; // input of the last block
+  const earlier = train.offload.includes("checkpoints") ? 0 : (L - 1) * kept; // of the blocks before the last
+  const last = base + earlier + x; // input of the last block
   const lastForward = last + block.weights;
   const lastGradients = block.gradients + tiedGradient; // and what the head added to the embedding's
   const lastBackward = last + block.weights + lastGradients + x + 1; // gradient of its output, and the loss
@@ -82,7 +83,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
 
   const elements: Record<MemoryMoment["moment"], number> = {
     "attention forward": lastAttention + T + attention.forward, // rstd
-    "head": base + L * kept + head.weights + head.gradients + 2 * x + headElements(model, part, T), // x, dx
+    "head": base + earlier + kept + head.weights + head.gradients + 2 * x + headElements(model, part, T), // x, dx
     "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, part, train, T),
     "attention backward": lastBackward + attention.backward,
     "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,

@@ -6,11 +6,12 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { ModelConfig } from "../config/model_config.ts";
-import type { TrainConfig } from "../config/train_config.ts";
+import type { Offload, TrainConfig } from "../config/train_config.ts";
 import { createDecoder, type Decoder } from "../model/decoder.ts";
 import { checkDocuments, documentCount } from "../model/documents.ts";
 import { createParameters } from "../model/parameters.ts";
 import { checkBatch, type TokenBatch, validTokens } from "../model/token_batch.ts";
+import { createHostCheckpoints, type HostCheckpoints } from "../recompute/host_checkpoints.ts";
 import { createModelStates, type ModelStates } from "../sharding/model_states.ts";
 import { createSplitStates } from "../sharding/split_states.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
@@ -63,6 +64,9 @@ export interface StepReport {
   readonly documents: number;
 }
 
+/** Bytes on the host in the place of the device. */
+export type OffloadedBytes = Readonly<Record<Offload, number>>;
+
 /** Gradients of one accumulation of micro-batches. */
 export interface GradientReport {
   /** Mean loss over the valid tokens. */
@@ -82,6 +86,7 @@ export class Trainer implements Disposable {
   readonly #train: TrainConfig;
   readonly #states: ModelStates;
   readonly #optimizer: Optimizer;
+  readonly #hostCheckpoints: HostCheckpoints;
   readonly #decoder: Decoder;
   #step = 0;
 
@@ -100,6 +105,7 @@ export class Trainer implements Disposable {
       : createModelStates(backend, strategy, train);
     const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states });
     this.#optimizer = (train.optimizerInBackward ? createAdamWInBackward : createAdamW)(backend, this.#states);
+    this.#hostCheckpoints = createHostCheckpoints(backend, model.layers);
     this.#decoder = createDecoder({
       backend,
       model,
@@ -109,12 +115,18 @@ export class Trainer implements Disposable {
       mlpChunks,
       headChunks,
       policy: train.recompute,
+      hostCheckpoints: train.offload.includes("checkpoints") ? this.#hostCheckpoints : undefined,
     });
   }
 
   /** Global positions of this rank's tokens. */
   get positions(): Uint32Array {
     return this.#decoder.partition.positions[this.#strategy.rank];
+  }
+
+  /** Bytes that are kept on the host instead of the device, by what they are. */
+  get offloadedBytes(): OffloadedBytes {
+    return { checkpoints: this.#hostCheckpoints.bytes };
   }
 
   /**

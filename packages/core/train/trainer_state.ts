@@ -14,6 +14,7 @@ const FREE_SETTINGS = {
   headChunks: true,
   recompute: true,
   shard: true,
+  offload: true,
   optimizerInBackward: true,
 } as const;
 
