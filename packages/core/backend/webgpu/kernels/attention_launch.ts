@@ -11,7 +11,7 @@ import type { AttentionShape } from "../../ops.ts";
 import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
-import type { AttentionLayout, AttentionOperand } from "./attention_wgsl.ts";
+import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
 
 /** Tensors of an attention kernel by the names of its operands. */
@@ -139,10 +139,7 @@ function dispatchPart(
   const keys = part.keys.end - part.keys.start;
   const tiles = Math.ceil((owners === "queries" ? queries : keys) / ownedRows(variant));
   const workgroups = tiles * (owners === "queries" ? heads : kvHeads) * (part.sequences.end - part.sequences.start);
-  const places = views.map((view, i) => {
-    const { holds } = operands[i];
-    return residual(view) / (holds === "number" || holds === "positions" ? 1 : layout.width);
-  });
+  const places = views.map((view, i) => residual(view) / elementsBound(operands[i], layout));
   dispatcher.run({
     kernel,
     code: code(layout, part),
@@ -162,6 +159,7 @@ function attentionLayout(
     headDim,
     width: vectorWidth(rows.map(({ name }) => tensors[name]), [headDim]),
     ranged: isRanged(tensors.query_positions),
+    halves: rows.map(({ name }) => name).filter((name) => tensors[name].dtype === "f16"),
   };
 }
 

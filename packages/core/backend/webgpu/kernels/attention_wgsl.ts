@@ -96,6 +96,14 @@ export interface AttentionLayout extends RangeLayout {
   readonly headDim: number;
   /** Elements per load: 4 when every row of a head starts at a multiple of four elements of its binding. */
   readonly width: VectorWidth;
+  /** Names of the operands that hold rows of heads as f16, in pairs; the others are f32. */
+  readonly halves: readonly string[];
+}
+
+/** Elements of an operand in one element of its binding, as which params tell where it lies. */
+export function elementsBound({ name, holds }: AttentionOperand, { width, halves }: AttentionLayout): number {
+  if (holds === "positions" || holds === "number") return 1;
+  return width === 1 && halves.includes(name) ? 2 : width;
 }
 
 /** Names of the params that every attention kernel has, before the places of its operands. */
@@ -130,32 +138,36 @@ export function piecesOf(headDim: number): number {
  * `add_<name>(row, head, piece, value)` too when they are written; `<name>_index(row, head)` for numbers.
  */
 export function operandCode(operands: readonly AttentionOperand[], layout: AttentionLayout): string {
-  const bindings = operands.map(({ name, holds, access }): Binding => {
-    const element = holds === "positions" ? "u32" : holds === "number" || layout.width === 1 ? "f32" : "vec4f";
+  const bindings = operands.map((operand): Binding => {
+    const { name, holds, access } = operand;
+    const isHalf = layout.halves.includes(name);
+    const isVector = elementsBound(operand, layout) === 4;
+    const element = holds === "positions" ? "u32" : isHalf ? isVector ? "vec2u" : "u32" : isVector ? "vec4f" : "f32";
     return [name, access, element];
   });
   const params = [...ATTENTION_PARAMS, ...operands.map(({ name }) => `${name}_at`)];
   return declare(bindings, params) + operands.map((operand) => reachCode(operand, layout)).join("");
 }
 
-function reachCode({ name, holds, access }: AttentionOperand, { headDim, width }: AttentionLayout): string {
+function reachCode(operand: AttentionOperand, layout: AttentionLayout): string {
+  const { name, holds, access } = operand;
+  const { headDim, width, halves } = layout;
   if (holds === "positions") return "";
   const heads = holds === "key_heads" ? "kv_heads" : "heads";
   const row = `params.${name}_at + row * params.${heads} + head`;
   if (holds === "number") return `fn ${name}_index(row: u32, head: u32) -> u32 { return ${row}; }\n`;
   const rowOfHead = `(row * params.${heads} + head)`;
+  const bound = elementsBound(operand, layout);
   const at = width === 4
     ? `params.${name}_at + ${rowOfHead} * ${piecesOf(headDim)}u + piece`
-    : `params.${name}_at + ${rowOfHead} * ${headDim}u + piece * 4u`;
-  const move = (statement: (element: string, component: string) => string) =>
-    width === 4
-      ? statement(`${name}[at]`, "")
-      : elementwise(headDim, (i) => statement(`${name}[at + ${i}u]`, `.${"xyzw"[i]}`));
+    : `params.${name}_at + ${rowOfHead} * ${headDim / bound}u + piece * ${4 / bound}u`;
+  const moves = halves.includes(name) ? halfMoves(name, width) : floatMoves(name, width);
+  const move = (moves: readonly string[]) => moves.length === 1 ? moves[0] : elementwise(headDim, moves);
   const args = "row: u32, head: u32, piece: u32";
   const load = `fn load_${name}(${args}) -> vec4f {
   let at = ${at};
   var value = vec4f(0.0);
-  ${move((element, component) => `value${component} = ${element};`)}
+  ${move(moves.load)}
   return value;
 }
 `;
@@ -163,19 +175,44 @@ function reachCode({ name, holds, access }: AttentionOperand, { headDim, width }
   return load + (["store", "add"] as const).map((verb) =>
     `fn ${verb}_${name}(${args}, value: vec4f) {
   let at = ${at};
-  ${move((element, component) => `${element} ${verb === "add" ? "+" : ""}= value${component};`)}
+  ${move(moves[verb])}
 }
 `
   ).join("");
 }
 
-/** A statement for each element of a piece; the last piece may have fewer than four. */
-function elementwise(headDim: number, statement: (i: number) => string): string {
-  const tail = headDim % 4;
-  const all = range(4).map(statement).join(" ");
-  if (tail === 0) return all;
-  const some = range(tail).map(statement).join(" ");
-  return `if (piece < ${piecesOf(headDim) - 1}u) { ${all} } else { ${some} }`;
+/** Statements that move a piece between `value` and memory: one for all of it, or one for each part of it. */
+type Moves = Readonly<Record<"load" | "store" | "add", readonly string[]>>;
+
+function floatMoves(name: string, width: VectorWidth): Moves {
+  const places = width === 4 ? [[`${name}[at]`, ""]] : range(4).map((i) => [`${name}[at + ${i}u]`, `.${"xyzw"[i]}`]);
+  return {
+    load: places.map(([element, component]) => `value${component} = ${element};`),
+    store: places.map(([element, component]) => `${element} = value${component};`),
+    add: places.map(([element, component]) => `${element} += value${component};`),
+  };
+}
+
+function halfMoves(name: string, width: VectorWidth): Moves {
+  if (width === 4) {
+    const before = `vec4f(unpack2x16float(${name}[at].x), unpack2x16float(${name}[at].y))`;
+    const store = (value: string) => `let sum = ${value}; ${name}[at] = vec2u(pack2x16float(sum.xy), pack2x16float(sum.zw));`;
+    return { load: [`value = ${before};`], store: [store("value")], add: [store(`${before} + value`)] };
+  }
+  const places = [[`${name}[at]`, "xy"], [`${name}[at + 1u]`, "zw"]];
+  return {
+    // A swizzle of two components cannot be assigned to.
+    load: places.map(([word, [a, b]]) => `{ let pair = unpack2x16float(${word}); value.${a} = pair.x; value.${b} = pair.y; }`),
+    store: places.map(([word, pair]) => `${word} = pack2x16float(value.${pair});`),
+    add: places.map(([word, pair]) => `${word} = pack2x16float(unpack2x16float(${word}) + value.${pair});`),
+  };
+}
+
+/** The statements of a piece in parts; the last piece of a row may have fewer parts than the others. */
+function elementwise(headDim: number, moves: readonly string[]): string {
+  const tail = headDim % 4 * moves.length / 4;
+  if (tail === 0) return moves.join(" ");
+  return `if (piece < ${piecesOf(headDim) - 1}u) { ${moves.join(" ")} } else { ${moves.slice(0, tail).join(" ")} }`;
 }
 
 /**
