@@ -119,7 +119,7 @@ Deno.test("a variant fits WebGPU's default limits for every head dim that models
 gpuTest("every variant for GPUs is valid WGSL, also those that this device has too little memory for", async () => {
   const adapter = await navigator.gpu.requestAdapter();
   const device = await adapter!.requestDevice();
-  const layout = { headDim: 128, width: 4, ranged: true } as const;
+  const layout = { headDim: 128, width: 4, ranged: true, halves: ["q", "out"] } as const;
   for (const [kernel, choices] of Object.entries(TILE_VARIANTS)) {
     for (const { variant } of choices) {
       device.pushErrorScope("validation");

@@ -28,7 +28,7 @@ export function checkAttention(
   const { dims, operands } = inputOperands("attention", inputs, shape);
   checkOperands("attention", [
     ...operands,
-    writes("out", out, inputs.q.shape),
+    writes("out", out, inputs.q.shape, FLOATS),
     writes("logSumExp", logSumExp, [inputs.q.shape[0], shape.heads]),
   ]);
   return dims;
@@ -64,12 +64,12 @@ export function checkAttentionBackward(
   const perHead = [inputs.q.shape[0], shape.heads];
   checkOperands("attentionBackward", [
     ...operands,
-    reads("dOut", dOut, inputs.q.shape),
+    reads("dOut", dOut, inputs.q.shape, FLOATS),
     reads("logSumExp", logSumExp, perHead),
     reads("delta", delta, perHead),
-    writes("dq", gradients.dq, inputs.q.shape),
-    writes("dk", gradients.dk, inputs.k.shape),
-    writes("dv", gradients.dv, inputs.v.shape),
+    writes("dq", gradients.dq, inputs.q.shape, FLOATS),
+    writes("dk", gradients.dk, inputs.k.shape, FLOATS),
+    writes("dv", gradients.dv, inputs.v.shape, FLOATS),
   ]);
   return dims;
 }
@@ -97,14 +97,17 @@ function inputOperands(
   const ranged = queryPositions.shape.length === 2;
   const dims = { queryTokens: queryRows / batch, keyTokens: keyRows / batch, ranged };
   const operands = [
-    reads("q", q, [queryRows, heads * headDim]),
-    reads("k", k, [keyRows, kvHeads * headDim]),
-    reads("v", v, [keyRows, kvHeads * headDim]),
+    reads("q", q, [queryRows, heads * headDim], FLOATS),
+    reads("k", k, [keyRows, kvHeads * headDim], FLOATS),
+    reads("v", v, [keyRows, kvHeads * headDim], FLOATS),
     reads("queryPositions", queryPositions, ranged ? [queryRows, 2] : [dims.queryTokens], "u32"),
     reads("keyPositions", keyPositions, [dims.keyTokens], "u32"),
   ];
   if (queryRows % batch !== 0 || keyRows % batch !== 0) {
     refuse(op, operands, `the rows of q and k must be multiples of the batch of ${batch}`);
+  }
+  if (headDim % 2 !== 0 && [q, k, v].some(({ dtype }) => dtype === "f16")) {
+    refuse(op, operands, `the head dim of f16 must be even, not ${headDim}`);
   }
   return { dims, operands };
 }

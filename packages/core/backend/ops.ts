@@ -151,7 +151,7 @@ export interface Ops {
    * Causal attention by online softmax (Dao et al. 2022); never holds S×S scores. A query sees the keys of its own
    * sequence up to its own position, or those in its range; keys that no query of a tile sees cost nothing. out [B·Sq, H·E], logSumExp [B·Sq, H]. A query without any key gets
    * zeros and {@linkcode EMPTY_LOG_SUM_EXP}. With `resume`, out and logSumExp hold the result over earlier keys and
-   * become the result over all keys, as Ring Attention (Liu et al. 2023) needs.
+   * become the result over all keys, as Ring Attention (Liu et al. 2023) needs. q, k, v and out are f32 or f16 (E even).
    */
   attention(
     inputs: AttentionInputs,
@@ -164,7 +164,8 @@ export interface Ops {
   attentionDelta(out: Tensor, dOut: Tensor, delta: Tensor, heads: number): void;
   /**
    * Gradients of attention by recomputing the probabilities from the final log-sum-exp over all keys:
-   * dq [B·Sq, H·E] += …, dk and dv [B·Sk, K·E] += …, where k, v may be a part of the keys.
+   * dq [B·Sq, H·E] += …, dk and dv [B·Sk, K·E] += …, where k, v may be a part of the keys. Numbers
+   * of rows of heads are f32 or f16 (E even), also in what is added to.
    */
   attentionBackward(
     inputs: AttentionInputs,

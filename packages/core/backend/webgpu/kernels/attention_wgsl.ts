@@ -196,13 +196,16 @@ function floatMoves(name: string, width: VectorWidth): Moves {
 function halfMoves(name: string, width: VectorWidth): Moves {
   if (width === 4) {
     const before = `vec4f(unpack2x16float(${name}[at].x), unpack2x16float(${name}[at].y))`;
-    const store = (value: string) => `let sum = ${value}; ${name}[at] = vec2u(pack2x16float(sum.xy), pack2x16float(sum.zw));`;
+    const store = (value: string) =>
+      `let sum = ${value}; ${name}[at] = vec2u(pack2x16float(sum.xy), pack2x16float(sum.zw));`;
     return { load: [`value = ${before};`], store: [store("value")], add: [store(`${before} + value`)] };
   }
   const places = [[`${name}[at]`, "xy"], [`${name}[at + 1u]`, "zw"]];
   return {
     // A swizzle of two components cannot be assigned to.
-    load: places.map(([word, [a, b]]) => `{ let pair = unpack2x16float(${word}); value.${a} = pair.x; value.${b} = pair.y; }`),
+    load: places.map(([word, [a, b]]) =>
+      `{ let pair = unpack2x16float(${word}); value.${a} = pair.x; value.${b} = pair.y; }`
+    ),
     store: places.map(([word, pair]) => `${word} = pack2x16float(value.${pair});`),
     add: places.map(([word, pair]) => `${word} = pack2x16float(unpack2x16float(${word}) + value.${pair});`),
   };
