@@ -6,6 +6,9 @@ import { Random } from "../_support/random.ts";
 /** WGSL's exp is good to 3 + 2·|x| ULP; logits lie within 40 of one another: 83 ULP, and a sum of some thousands. */
 const EXPONENTIAL = { absolute: 1e-6, relative: 1e-5 };
 
+/** As above with a rounding to f16, which may fall on either side, and is as coarse as 2⁻²⁴ where numbers are small. */
+const HALF = { absolute: 2 ** -23, relative: 2 ** -10 + 1e-5, rejectAllZero: true };
+
 /** Rows and vocabulary: one, bytes with an end marker, a multiple of 4, larger than a workgroup. */
 const SIZES = [[1, 1], [5, 257], [33, 64], [70, 1000], [3, 5003], [2, 20_000]];
 
@@ -55,6 +58,37 @@ for (const { label, options } of GPU_VARIANTS) {
         results: { logits: EXPONENTIAL },
       });
     }, { ...options, maxBindingBytes });
+  }
+}
+
+// Both families of kernels, one of them with small bindings.
+for (const { label, options } of GPU_VARIANTS.slice(2)) {
+  // Groups of 2, 4 and 8, which one lane or several share.
+  for (const [rows, vocabulary] of [[5, 258], [9, 36], [6, 1000]]) {
+    gpuTest(`f16: cross-entropy and log-sum-exp of ${rows} × ${vocabulary}${label}`, async (backend) => {
+      const random = new Random(vocabulary);
+      const numbers = random.integers(rows, vocabulary);
+      for (let row = 3; row < rows; row += 4) numbers[row] = IGNORED_LABEL;
+      numbers[rows - 1] = vocabulary - 1;
+      const labels = { shape: [rows], data: numbers };
+      const logits = { shape: [rows, vocabulary], data: random.normals(rows * vocabulary, 3), dtype: "f16" as const };
+      await assertOpMatchesReference(backend, {
+        inputs: { logits, labels, losses: { shape: [rows], data: random.normals(rows) } },
+        run: (ops, { logits, labels, losses }) => ops.crossEntropy(logits, labels, losses, 16),
+        results: { logits: HALF, losses: EXPONENTIAL },
+      });
+      await assertOpMatchesReference(backend, {
+        inputs: { logits, labels, out: { shape: [rows, 2], data: random.normals(2 * rows) } },
+        run: (ops, { logits, labels, out }) => ops.logSumExp(logits, labels, out),
+        results: { out: EXPONENTIAL },
+      });
+      const logSumExp = { shape: [rows], data: random.normals(rows, 2).map((value) => value + 10) };
+      await assertOpMatchesReference(backend, {
+        inputs: { logits, labels, logSumExp },
+        run: (ops, { logits, labels, logSumExp }) => ops.crossEntropyGradient(logits, labels, logSumExp, 16),
+        results: { logits: HALF },
+      });
+    }, options);
   }
 }
 

@@ -4,7 +4,7 @@ import { assertOpMatchesReference } from "../_support/op_case.ts";
 import { Random } from "../_support/random.ts";
 
 /** Rows, vocabulary, width: one of each, ragged, multiples of 4, wider than a workgroup, rows of few ids. */
-const SIZES = [[1, 1, 1], [7, 5, 3], [64, 40, 8], [33, 300, 36], [2000, 3, 4], [9, 30, 700]];
+const SIZES = [[1, 1, 1], [7, 5, 3], [64, 40, 8], [33, 300, 36], [2000, 3, 4], [9, 30, 700], [21, 9, 6]];
 
 /** Sums of up to 700 normal numbers in f32, where the reference sums in f64. */
 const SUM = { absolute: 2e-5, relative: 1e-5, rejectAllZero: true };
@@ -27,6 +27,26 @@ for (const { label, options } of GPU_VARIANTS) {
           order: { shape: [rows], data: order },
           segments: { shape: [segments.length / 3, 3], data: segments },
           dOut: out,
+          dTable: table,
+        },
+        run: (ops, { order, segments, dOut, dTable }) => ops.embeddingBackward(order, segments, dOut, dTable),
+        results: { dTable: SUM },
+      });
+      if (width % 2 !== 0) return;
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          ids: { shape: [rows], data: ids },
+          table: { ...table, dtype: "f16" },
+          out: { ...out, dtype: "f16" },
+        },
+        run: (ops, { ids, table, out }) => ops.embedding(ids, table, out),
+        results: { out: {} },
+      });
+      await assertOpMatchesReference(backend, {
+        inputs: {
+          order: { shape: [rows], data: order },
+          segments: { shape: [segments.length / 3, 3], data: segments },
+          dOut: { ...out, dtype: "f16" },
           dTable: table,
         },
         run: (ops, { order, segments, dOut, dTable }) => ops.embeddingBackward(order, segments, dOut, dTable),

@@ -55,6 +55,14 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     (ops, f) => ops.rmsNormBackward(f([2, 4]), f([4]), f([2]), f([2, 4]), f([2, 4]), f([2])),
   ],
   ["rope", "x must have 3 heads × 4", (ops, f) => ops.rope(f([2, 8]), f([2, 4]), 3)],
+  ["rmsNorm", "out must be f16, not f32", (ops, f) => {
+    ops.rmsNorm(f([2, 4], "f16"), f([4]), f([2, 4]), f([2]), 1e-5);
+  }],
+  ["rmsNorm", "add must be [2, 4]", (ops, f) => {
+    ops.rmsNorm(f([2, 4]), f([4]), f([2, 4]), f([2]), 1e-5, { add: f([1, 4]) });
+  }],
+  ["rope", "half the head dim of f16 must be even, not 3", (ops, f) => ops.rope(f([2, 6], "f16"), f([2, 6]), 1)],
+  ["rope", "keys must be [2, 8]", (ops, f) => ops.rope(f([2, 4]), f([2, 4]), 1, { keys: { x: f([2, 4]), heads: 2 } })],
   ["rope", "must be even, not 3", (ops, f) => ops.rope(f([2, 6]), f([2, 3]), 2)],
   ["rope", "a multiple of the 2 rows of table", (ops, f) => ops.rope(f([3, 8]), f([2, 4]), 2)],
   ["attention", "logSumExp must be [6, 4]", (ops, f) => {

@@ -14,20 +14,13 @@ import {
   FLOATS,
   matrixDims,
   NUMBERS,
-  type Operand,
   reads,
   refuse,
   sameElements,
   showShape,
   writes,
 } from "./check_operands.ts";
-import {
-  type AdamWOptions,
-  type ClipOptions,
-  type InitNormalOptions,
-  type MatmulOptions,
-  PARTIAL_SUMS,
-} from "./ops.ts";
+import type { InitNormalOptions, MatmulOptions, RmsNormOptions, RopeOptions } from "./ops.ts";
 
 /** Dims of one matrix product: out [m, n] = a [m, k] · b [k, n], up to transposition. */
 export interface MatmulDims {
@@ -60,8 +53,8 @@ export function checkEmbedding(ids: Tensor, table: Tensor, out: Tensor): void {
   const [, width] = matrixDims("embedding", "table", table);
   checkOperands("embedding", [
     reads("ids", ids, [ids.size], "u32"),
-    reads("table", table, table.shape),
-    writes("out", out, [ids.size, width]),
+    reads("table", table, table.shape, FLOATS),
+    writes("out", out, [ids.size, width], table.dtype),
   ]);
 }
 
@@ -72,19 +65,27 @@ export function checkEmbeddingBackward(order: Tensor, segments: Tensor, dOut: Te
   checkOperands("embeddingBackward", [
     reads("order", order, [order.size], "u32"),
     reads("segments", segments, [count, 3], "u32"),
-    reads("dOut", dOut, [order.size, width]),
+    reads("dOut", dOut, [order.size, width], FLOATS),
     writes("dTable", dTable, dTable.shape),
   ]);
 }
 
 /** Checks `Ops.rmsNorm`. */
-export function checkRmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void {
+export function checkRmsNorm(
+  x: Tensor,
+  weight: Tensor,
+  out: Tensor,
+  rstd: Tensor,
+  epsilon: number,
+  { add }: RmsNormOptions = {},
+): void {
   const [rows, width] = matrixDims("rmsNorm", "x", x);
   const operands = [
-    reads("x", x, x.shape),
+    (add ? writes : reads)("x", x, x.shape, FLOATS),
     reads("weight", weight, [width]),
-    writes("out", out, x.shape),
+    writes("out", out, x.shape, x.dtype),
     writes("rstd", rstd, [rows]),
+    ...add ? [reads("add", add, x.shape, x.dtype)] : [],
   ];
   checkOperands("rmsNorm", operands);
   if (!(epsilon >= 0)) refuse("rmsNorm", operands, `epsilon must not be negative, not ${epsilon}`);
@@ -101,11 +102,11 @@ export function checkRmsNormBackward(
 ): void {
   const [rows, width] = matrixDims("rmsNormBackward", "x", x);
   checkOperands("rmsNormBackward", [
-    reads("x", x, x.shape),
+    reads("x", x, x.shape, FLOATS),
     reads("weight", weight, [width]),
     reads("rstd", rstd, [rows]),
-    reads("dOut", dOut, x.shape),
-    writes("dx", dx, x.shape),
+    reads("dOut", dOut, x.shape, x.dtype),
+    writes("dx", dx, x.shape, x.dtype),
     ...dWeight ? [writes("dWeight", dWeight, [width])] : [],
   ]);
 }
@@ -121,12 +122,19 @@ export interface RopeDims {
 }
 
 /** Checks `Ops.rope`. */
-export function checkRope(x: Tensor, table: Tensor, heads: number): RopeDims {
+export function checkRope(x: Tensor, table: Tensor, heads: number, { keys }: RopeOptions = {}): RopeDims {
   const [rows, width] = matrixDims("rope", "x", x);
   const [tokens, headDim] = matrixDims("rope", "table", table);
-  const operands = [writes("x", x, [rows, heads * headDim]), reads("table", table, table.shape)];
+  const operands = [
+    writes("x", x, [rows, heads * headDim], FLOATS),
+    reads("table", table, table.shape),
+    ...keys ? [writes("keys", keys.x, [rows, keys.heads * headDim], x.dtype)] : [],
+  ];
   if (width !== heads * headDim) {
     refuse("rope", operands, `x must have ${heads} heads × ${headDim} (the head dim of table) columns`);
+  }
+  if (x.dtype !== "f32" && headDim % 4 !== 0) {
+    refuse("rope", operands, `half the head dim of ${x.dtype} must be even, not ${headDim / 2}`);
   }
   checkOperands("rope", operands);
   if (headDim % 2 !== 0) refuse("rope", operands, `the head dim must be even, not ${headDim}`);
@@ -159,7 +167,7 @@ export function checkGatedActivationBackward(gate: Tensor, up: Tensor, dOut: Ten
 export function checkCrossEntropy(logits: Tensor, labels: Tensor, losses: Tensor): void {
   const [rows] = matrixDims("crossEntropy", "logits", logits);
   checkOperands("crossEntropy", [
-    writes("logits", logits, logits.shape),
+    writes("logits", logits, logits.shape, FLOATS),
     reads("labels", labels, [rows], "u32"),
     writes("losses", losses, [rows]),
   ]);
@@ -169,7 +177,7 @@ export function checkCrossEntropy(logits: Tensor, labels: Tensor, losses: Tensor
 export function checkLogSumExp(logits: Tensor, labels: Tensor, out: Tensor): void {
   const [rows, columns] = matrixDims("logSumExp", "logits", logits);
   const operands = [
-    reads("logits", logits, logits.shape),
+    reads("logits", logits, logits.shape, FLOATS),
     reads("labels", labels, [rows], "u32"),
     writes("out", out, [rows, 2]),
   ];
@@ -181,65 +189,10 @@ export function checkLogSumExp(logits: Tensor, labels: Tensor, out: Tensor): voi
 export function checkCrossEntropyGradient(logits: Tensor, labels: Tensor, logSumExp: Tensor): void {
   const [rows] = matrixDims("crossEntropyGradient", "logits", logits);
   checkOperands("crossEntropyGradient", [
-    writes("logits", logits, logits.shape),
+    writes("logits", logits, logits.shape, FLOATS),
     reads("labels", labels, [rows], "u32"),
     reads("logSumExp", logSumExp, [rows]),
   ]);
-}
-
-/** Checks `Ops.sum`. */
-export function checkSum(x: Tensor, out: Tensor): void {
-  checkOperands("sum", [reads("x", x, x.shape), writes("out", out, [1])]);
-}
-
-/** Checks `Ops.sumSquares`. */
-export function checkSumSquares(x: Tensor, out: Tensor): void {
-  checkOperands("sumSquares", [reads("x", x, x.shape), writes("out", out, [PARTIAL_SUMS])]);
-}
-
-/** Checks `Ops.clipFactor`. */
-export function checkClipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
-  const operands = [reads("partials", partials, [PARTIAL_SUMS]), writes("result", result, [2])];
-  checkOperands("clipFactor", operands);
-  if (!(maxNorm > 0)) refuse("clipFactor", operands, `maxNorm must be positive, not ${maxNorm}`);
-  checkGradientScale("clipFactor", operands, options);
-}
-
-function checkGradientScale(op: string, operands: Operand[], { gradientScale = 1 }: ClipOptions): void {
-  if (gradientScale > 0 && Number.isFinite(gradientScale)) return;
-  refuse(op, operands, `gradientScale must be positive and finite, not ${gradientScale}`);
-}
-
-/** Checks `Ops.adamw`. */
-export function checkAdamW(
-  param: Tensor,
-  grad: Tensor,
-  m: Tensor,
-  v: Tensor,
-  options: AdamWOptions,
-  clip?: Tensor,
-): void {
-  const operands = [
-    writes("param", param, param.shape, FLOATS),
-    reads("grad", grad, param.size),
-    writes("m", m, param.size, ["f32", "bf16"]),
-    writes("v", v, param.size, m.dtype),
-    ...clip ? [reads("clip", clip, [2])] : [],
-  ];
-  checkOperands("adamw", operands);
-  checkGradientScale("adamw", operands, options);
-  const { step, beta1, beta2, rounding } = options;
-  if (!rounding && [param, m].some(({ dtype }) => dtype !== "f32")) {
-    refuse("adamw", operands, "rounding must be given where param or moments have 16 bits");
-  }
-  for (const name of ["seed", "stream"] as const) {
-    if (!rounding || rounding[name] === rounding[name] >>> 0) continue;
-    refuse("adamw", operands, `${name} must be a u32, not ${rounding[name]}`);
-  }
-  if (!(Number.isSafeInteger(step) && step >= 1)) refuse("adamw", operands, `step must count from 1, not ${step}`);
-  for (const [name, beta] of [["beta1", beta1], ["beta2", beta2]] as const) {
-    if (!(beta >= 0 && beta < 1)) refuse("adamw", operands, `${name} must be at least 0 and below 1, not ${beta}`);
-  }
 }
 
 /** Checks `Ops.add`. */

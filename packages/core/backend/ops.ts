@@ -107,6 +107,20 @@ export interface ClipOptions {
   readonly gradientScale?: number;
 }
 
+/** Options of {@linkcode Ops.rmsNorm}. */
+export interface RmsNormOptions {
+  /** A residual connection [T, D] before the norm: x += add first. */
+  readonly add?: Tensor;
+}
+
+/** Options of {@linkcode Ops.rope}. */
+export interface RopeOptions {
+  /** Turn back, which is the backward. Default false. */
+  readonly inverse?: boolean;
+  /** A second tensor [B·S, heads·E] to turn alike in the same pass, the keys beside the queries. */
+  readonly keys?: { readonly x: Tensor; readonly heads: number };
+}
+
 /** Options of {@linkcode Ops.initNormal}. */
 export interface InitNormalOptions {
   /** Standard deviation. */
@@ -126,26 +140,32 @@ export interface Ops {
   /** out [m, n] = a [m, k] · b [k, n]; NN, NT (`transposeB`) and TN (`transposeA`). */
   matmul(a: Tensor, b: Tensor, out: Tensor, options?: MatmulOptions): void;
 
-  /** out [T, D] = table [V, D] at ids [T]. Ids are checked by the caller. */
+  /** out [T, D] = table [V, D] at ids [T]; both f32 or both f16. Ids are checked by the caller. */
   embedding(ids: Tensor, table: Tensor, out: Tensor): void;
   /**
    * dTable [V, D] += rows of dOut [T, D] by token. `order` [T] holds the rows sorted by id, and `segments` [N, 3] the id,
    * first and last-plus-one index into `order` of each distinct id (see `groupById`): each table row is written by one
-   * owner in row order, so the result is deterministic without atomics.
+   * owner in row order, so the result is deterministic without atomics. dOut is f32 or f16, dTable f32.
    */
   embeddingBackward(order: Tensor, segments: Tensor, dOut: Tensor, dTable: Tensor): void;
 
-  /** out [T, D] = x · rstd · weight [D], rstd [T] = 1/√(mean(x²) + epsilon) (Zhang & Sennrich 2019). */
-  rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void;
-  /** dx [T, D] += gradient of the input; dWeight [D] += gradient of the weight, left out when it is frozen. */
+  /**
+   * out [T, D] = x · rstd · weight [D], rstd [T] = 1/√(mean(x²) + epsilon) (Zhang & Sennrich 2019), with x += `add` before
+   * it where that is given. x, out and add are all f32 or all f16; weight and rstd are f32.
+   */
+  rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number, options?: RmsNormOptions): void;
+  /**
+   * dx [T, D] += gradient of the input; dWeight [D] += gradient of the weight, left out when it is frozen. x, dOut and dx
+   * are all f32 or all f16; weight, rstd and dWeight are f32.
+   */
   rmsNormBackward(x: Tensor, weight: Tensor, rstd: Tensor, dOut: Tensor, dx: Tensor, dWeight?: Tensor): void;
 
   /**
    * Rotates x [B·S, heads·E] in place (Su et al. 2021, halves as in transformers' Llama): per head and i < E/2,
    * (x_i, x_{i+E/2}) turns by the angle whose cosine and sine are in table [S, E]: cosines in the first half of a row,
-   * sines in the second. `inverse` turns back, which is the backward.
+   * sines in the second. x is f32 or f16 (E a multiple of 4), the table f32.
    */
-  rope(x: Tensor, table: Tensor, heads: number, options?: { inverse?: boolean }): void;
+  rope(x: Tensor, table: Tensor, heads: number, options?: RopeOptions): void;
 
   /**
    * Causal attention by online softmax (Dao et al. 2022); never holds S×S scores. A query sees the keys of its own
@@ -176,18 +196,19 @@ export interface Ops {
     shape: AttentionShape,
   ): void;
 
-  /** out [T, F] = silu(gate) · up (Shazeer 2020, SwiGLU). `out` may be `gate` or `up`. */
+  /** out [T, F] = silu(gate) · up (Shazeer 2020, SwiGLU), all f32 or all f16. `out` may be `gate` or `up`. */
   gatedActivation(gate: Tensor, up: Tensor, out: Tensor): void;
   /**
    * Backward of {@linkcode Ops.gatedActivation} in place, so that no further buffer is needed: from gate, up and
    * dOut = the gradient of the activation (all [T, F]), gate becomes its gradient, up becomes its gradient, and dOut
-   * becomes the activation itself (wanted for the gradient of the weight that follows).
+   * becomes the activation itself (wanted for the gradient of the weight that follows). All f32 or all f16.
    */
   gatedActivationBackward(gate: Tensor, up: Tensor, dOut: Tensor): void;
 
   /**
    * Softmax cross-entropy of logits [T, V] with labels [T] u32. losses [T] = the loss of each row, unscaled, 0 where the
-   * label is {@linkcode IGNORED_LABEL}; logits become their own gradient: (softmax − one-hot) · scale, 0 in ignored rows.
+   * label is {@linkcode IGNORED_LABEL}; logits become their own gradient: (softmax − one-hot) · scale, 0 in ignored rows. Logits are f32
+   * or f16, here and in the two ops below.
    */
   crossEntropy(logits: Tensor, labels: Tensor, losses: Tensor, scale: number): void;
   /**

@@ -6,6 +6,7 @@
 
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkAttention, checkAttentionBackward, checkAttentionDelta } from "../check_attention.ts";
+import { checkAdamW, checkClipFactor, checkSum, checkSumSquares } from "../check_optimizer.ts";
 import * as check from "../check_shapes.ts";
 import type {
   AdamWOptions,
@@ -15,6 +16,8 @@ import type {
   InitNormalOptions,
   MatmulOptions,
   Ops,
+  RmsNormOptions,
+  RopeOptions,
 } from "../ops.ts";
 import { adamw, roundStochastically } from "./adamw.ts";
 import { attention, type AttentionArrays, attentionBackward, attentionDelta } from "./attention.ts";
@@ -58,8 +61,16 @@ export class ReferenceOps implements Ops {
     );
   }
 
-  rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void {
-    check.checkRmsNorm(x, weight, out, rstd, epsilon);
+  rmsNorm(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    rstd: Tensor,
+    epsilon: number,
+    options: RmsNormOptions = {},
+  ): void {
+    check.checkRmsNorm(x, weight, out, rstd, epsilon, options);
+    if (options.add) this.add(options.add, x);
     this.#run("rmsNorm", (n) => rmsNorm(n.of(x), n.of(weight), n.into(out), n.into(rstd), epsilon));
   }
 
@@ -71,9 +82,12 @@ export class ReferenceOps implements Ops {
     });
   }
 
-  rope(x: Tensor, table: Tensor, heads: number, options: { inverse?: boolean } = {}): void {
-    const dims = check.checkRope(x, table, heads);
-    this.#run("rope", (n) => rope(n.into(x), n.of(table), dims, options.inverse ?? false));
+  rope(x: Tensor, table: Tensor, heads: number, options: RopeOptions = {}): void {
+    const dims = check.checkRope(x, table, heads, options);
+    const { inverse = false, keys } = options;
+    this.#run("rope", (n) => {
+      for (const each of keys ? [x, keys.x] : [x]) rope(n.into(each), n.of(table), dims, inverse);
+    });
   }
 
   attention(
@@ -151,23 +165,23 @@ export class ReferenceOps implements Ops {
   }
 
   sum(x: Tensor, out: Tensor): void {
-    check.checkSum(x, out);
+    checkSum(x, out);
     this.#run("sum", (n) => sum(n.of(x), n.into(out)));
   }
 
   sumSquares(x: Tensor, out: Tensor): void {
-    check.checkSumSquares(x, out);
+    checkSumSquares(x, out);
     this.#run("sumSquares", (n) => sumSquares(n.of(x), n.into(out)));
   }
 
   clipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
-    check.checkClipFactor(partials, result, maxNorm, options);
+    checkClipFactor(partials, result, maxNorm, options);
     const { gradientScale = 1 } = options;
     this.#run("clipFactor", (n) => clipFactor(n.of(partials), n.into(result), maxNorm, gradientScale));
   }
 
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void {
-    check.checkAdamW(param, grad, m, v, options, clip);
+    checkAdamW(param, grad, m, v, options, clip);
     this.#run("adamw", (n) => {
       const [norm, factor] = clip ? n.of(clip) : [0, 1];
       if (!Number.isFinite(norm)) return;

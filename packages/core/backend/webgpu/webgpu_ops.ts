@@ -6,6 +6,7 @@
 
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkAttention, checkAttentionBackward, checkAttentionDelta } from "../check_attention.ts";
+import { checkAdamW, checkClipFactor, checkSum, checkSumSquares } from "../check_optimizer.ts";
 import * as check from "../check_shapes.ts";
 import type {
   AdamWOptions,
@@ -15,6 +16,8 @@ import type {
   InitNormalOptions,
   MatmulOptions,
   Ops,
+  RmsNormOptions,
+  RopeOptions,
 } from "../ops.ts";
 import type { CommandQueue } from "./command_queue.ts";
 import { adamw } from "./kernels/adamw.ts";
@@ -30,7 +33,8 @@ import { gatedActivation, gatedActivationBackward } from "./kernels/gated_activa
 import { initNormal } from "./kernels/init_normal.ts";
 import { matmul } from "./kernels/matmul.ts";
 import { clipFactor, sum, sumSquares } from "./kernels/reductions.ts";
-import { rmsNorm, rmsNormBackward } from "./kernels/rms_norm.ts";
+import { rmsNorm } from "./kernels/rms_norm.ts";
+import { rmsNormBackward } from "./kernels/rms_norm_backward.ts";
 import { rope } from "./kernels/rope.ts";
 
 /** The {@linkcode Ops} of the WebGPU backend. Calls encode work and return. */
@@ -56,9 +60,16 @@ export class WebGpuOps implements Ops {
     embeddingBackward(this.#queue, order, segments, dOut, dTable);
   }
 
-  rmsNorm(x: Tensor, weight: Tensor, out: Tensor, rstd: Tensor, epsilon: number): void {
-    check.checkRmsNorm(x, weight, out, rstd, epsilon);
-    rmsNorm(this.#queue, { x, weight, out, rstd }, epsilon);
+  rmsNorm(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    rstd: Tensor,
+    epsilon: number,
+    options: RmsNormOptions = {},
+  ): void {
+    check.checkRmsNorm(x, weight, out, rstd, epsilon, options);
+    rmsNorm(this.#queue, { x, weight, out, rstd, add: options.add }, epsilon);
   }
 
   rmsNormBackward(x: Tensor, weight: Tensor, rstd: Tensor, dOut: Tensor, dx: Tensor, dWeight?: Tensor): void {
@@ -66,9 +77,10 @@ export class WebGpuOps implements Ops {
     rmsNormBackward(this.#queue, { x, weight, rstd, dOut, dx, dWeight });
   }
 
-  rope(x: Tensor, table: Tensor, heads: number, options: { inverse?: boolean } = {}): void {
-    check.checkRope(x, table, heads);
-    rope(this.#queue, x, table, heads, options.inverse ?? false);
+  rope(x: Tensor, table: Tensor, heads: number, options: RopeOptions = {}): void {
+    check.checkRope(x, table, heads, options);
+    const { inverse = false, keys } = options;
+    rope(this.#queue, [{ x, heads }, ...keys ? [keys] : []], table, inverse);
   }
 
   attention(
@@ -125,23 +137,23 @@ export class WebGpuOps implements Ops {
   }
 
   sum(x: Tensor, out: Tensor): void {
-    check.checkSum(x, out);
+    checkSum(x, out);
     if (x.size === 0) fill(this.#queue, out, 0);
     else sum(this.#queue, x, out);
   }
 
   sumSquares(x: Tensor, out: Tensor): void {
-    check.checkSumSquares(x, out);
+    checkSumSquares(x, out);
     sumSquares(this.#queue, x, out);
   }
 
   clipFactor(partials: Tensor, result: Tensor, maxNorm: number, options: ClipOptions = {}): void {
-    check.checkClipFactor(partials, result, maxNorm, options);
+    checkClipFactor(partials, result, maxNorm, options);
     clipFactor(this.#queue, partials, result, maxNorm, options);
   }
 
   adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamWOptions, clip?: Tensor): void {
-    check.checkAdamW(param, grad, m, v, options, clip);
+    checkAdamW(param, grad, m, v, options, clip);
     adamw(this.#queue, { param, grad, m, v, clip }, options);
   }
 

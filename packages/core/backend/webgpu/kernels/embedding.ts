@@ -6,6 +6,7 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Dispatcher, LINEAR_INDEX, linearGrid, residual } from "../dispatch.ts";
+import { bindGroups, groupWidth, kernelName } from "./groups.ts";
 import {
   declare,
   forRowBlocks,
@@ -13,16 +14,17 @@ import {
   rowMain,
   type RowPlan,
   rowPlan,
-  vectorCode,
   type VectorWidth,
   vectorWidth,
 } from "./wgsl.ts";
 
+/** Rows are moved as integers, which no device rounds or flushes. */
 function forwardCode(width: VectorWidth, plan: RowPlan): string {
-  return `${vectorCode(width)}${reduceCode(plan)}
+  const words = width === 4 ? "vec4u" : "u32";
+  return `${reduceCode(plan)}
 ${
     declare(
-      [["ids", "read", "u32"], ["table", "read", "V"], ["out", "read_write", "V"]],
+      [["ids", "read", "u32"], ["table", "read", words], ["out", "read_write", words]],
       ["rows", "columns", "first_id", "end_id", "at_ids", "at_table", "at_out"],
     )
   }${
@@ -39,13 +41,15 @@ ${
 
 /** Launches `Ops.embedding`: one dispatch per block of rows and block of ids, which writes only rows of its ids. */
 export function embedding(dispatcher: Dispatcher, ids: Tensor, table: Tensor, out: Tensor): void {
-  const columns = table.shape[1];
-  forRowBlocks(dispatcher, [table], ([tableBlock], { start, end }) => {
-    forRowBlocks(dispatcher, [out, ids], ([outBlock, idBlock]) => {
+  using tableWords = table.words();
+  using outWords = out.words();
+  const columns = tableWords.shape[1];
+  forRowBlocks(dispatcher, [tableWords], ([tableBlock], { start, end }) => {
+    forRowBlocks(dispatcher, [outWords, ids], ([outBlock, idBlock]) => {
       const width = vectorWidth([tableBlock, outBlock], [columns]);
       const plan = rowPlan(dispatcher, columns / width);
       dispatcher.run({
-        kernel: "embedding",
+        kernel: kernelName("embedding", [table]),
         code: forwardCode(width, plan),
         tensors: [
           { tensor: idBlock, access: "read" },
@@ -74,17 +78,8 @@ const COLUMNS = 64;
  * A workgroup owns some columns of one table row and adds the rows of its id one by one, four loads ahead of the sums,
  * so the order of the sum is that of the rows whatever the blocks.
  */
-function backwardCode(width: VectorWidth): string {
-  return `${vectorCode(width)}
-${
-    declare(
-      [["order", "read", "u32"], ["segments", "read", "u32"], ["d_out", "read", "V"], ["d_table", "read_write", "V"]],
-      [
-        ...["columns", "column_groups", "segment_count", "first_id", "end_id", "first_row", "end_row"],
-        ...["first_order", "end_order", "at_order", "at_segments", "at_d_out", "at_d_table"],
-      ],
-    )
-  }
+function backwardCode(bindings: string): string {
+  return `${bindings}
 fn source(k: u32) -> u32 { return order[params.at_order + k - params.first_order]; }
 fn inside(row: u32) -> bool { return row >= params.first_row && row < params.end_row; }
 
@@ -103,23 +98,23 @@ fn main(
   let end = min(segments[at + 2u], params.end_order);
   var k = max(segments[at + 1u], params.first_order);
   if (id < params.first_id || id >= params.end_id || k >= end) { return; }
-  let base = params.at_d_out + column - params.first_row * params.columns;
-  let place = params.at_d_table + (id - params.first_id) * params.columns + column;
-  var sum = d_table[place];
+  let base = column - params.first_row * params.columns;
+  let place = (id - params.first_id) * params.columns + column;
+  var sum = load_d_table(place);
   for (; k + 4u <= end; k += 4u) {
     let rows = vec4u(source(k), source(k + 1u), source(k + 2u), source(k + 3u));
     var terms: array<V, 4>;
     for (var j = 0u; j < 4u; j++) {
       terms[j] = V(0.0);
-      if (inside(rows[j])) { terms[j] = d_out[base + rows[j] * params.columns]; }
+      if (inside(rows[j])) { terms[j] = load_d_out(base + rows[j] * params.columns); }
     }
     sum = (((sum + terms[0]) + terms[1]) + terms[2]) + terms[3];
   }
   for (; k < end; k++) {
     let row = source(k);
-    if (inside(row)) { sum += d_out[base + row * params.columns]; }
+    if (inside(row)) { sum += load_d_out(base + row * params.columns); }
   }
-  d_table[place] = sum;
+  store_d_table(place, sum);
 }
 `;
 }
@@ -137,23 +132,31 @@ export function embeddingBackward(
     forRowBlocks(dispatcher, [segments], ([segmentBlock]) => {
       forRowBlocks(dispatcher, [order], ([orderBlock], places) => {
         forRowBlocks(dispatcher, [dOut], ([outBlock], rows) => {
-          const width = vectorWidth([tableBlock, outBlock], [columns]);
+          const width = groupWidth([tableBlock, outBlock], [columns], 4);
           const columnGroups = Math.ceil(columns / width / COLUMNS);
           const count = segmentBlock.shape[0];
+          const bound = bindGroups(width, [
+            { name: "d_out", use: "read", tensor: outBlock },
+            { name: "d_table", use: "update", tensor: tableBlock },
+          ], [
+            { name: "order", access: "read", element: "u32", tensor: orderBlock },
+            { name: "segments", access: "read", element: "u32", tensor: segmentBlock },
+          ], {
+            columns: columns / width,
+            column_groups: columnGroups,
+            segment_count: count,
+            first_id: ids.start,
+            end_id: ids.end,
+            first_row: rows.start,
+            end_row: rows.end,
+            first_order: places.start,
+            end_order: places.end,
+          });
           dispatcher.run({
-            kernel: "embedding_backward",
-            code: backwardCode(width),
-            tensors: [
-              { tensor: orderBlock, access: "read" },
-              { tensor: segmentBlock, access: "read" },
-              { tensor: outBlock, access: "read" },
-              { tensor: tableBlock, access: "read_write" },
-            ],
-            params: [
-              ...[columns / width, columnGroups, count, ids.start, ids.end, rows.start, rows.end],
-              ...[places.start, places.end, residual(orderBlock), residual(segmentBlock)],
-              ...[residual(outBlock) / width, residual(tableBlock) / width],
-            ],
+            kernel: kernelName("embedding_backward", [dOut]),
+            code: backwardCode(bound.code),
+            tensors: bound.tensors,
+            params: bound.params,
             workgroups: linearGrid(count * columnGroups),
           });
         });

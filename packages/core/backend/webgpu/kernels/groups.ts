@@ -7,8 +7,8 @@
 
 import { type DType, elementBytes } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { canVectorize, residual } from "../dispatch.ts";
-import type { Binding } from "./wgsl.ts";
+import { type Access, canVectorize, type KernelParam, type KernelTensor, residual } from "../dispatch.ts";
+import { type Binding, declare } from "./wgsl.ts";
 
 /** Elements of a group. 1 is for f32 alone, 8 for kernels with a tensor of 16 bits; f32 is then loaded twice. */
 export type GroupWidth = 1 | 2 | 4 | 8;
@@ -24,13 +24,21 @@ export interface GroupTensor {
   readonly use: Use;
 }
 
-/** The widest groups that tensors of numbers and their row strides in elements allow. */
-export function groupWidth(tensors: readonly Tensor[], strides: readonly number[]): GroupWidth {
+/**
+ * The widest groups that tensors of numbers and their row strides in elements allow.
+ *
+ * @param most widest groups that the kernel takes, 4 or 8; default 8
+ */
+export function groupWidth(
+  tensors: readonly Tensor[],
+  strides: readonly number[],
+  most: 4 | 8 = 8,
+): GroupWidth {
   const pairs = tensors.filter(({ dtype }) => elementBytes(dtype) === 2);
   const others = tensors.filter((tensor) => !pairs.includes(tensor));
   if (!canVectorize(others, [])) return pairs.length > 0 ? 2 : 1;
   if (pairs.length === 0) return canVectorize([], strides) ? 4 : 1;
-  return canVectorize(pairs, strides, 8) ? 8 : canVectorize(pairs, strides, 4) ? 4 : 2;
+  return most === 8 && canVectorize(pairs, strides, 8) ? 8 : canVectorize(pairs, strides, 4) ? 4 : 2;
 }
 
 /** Numbers in a `V`. */
@@ -123,30 +131,86 @@ function storeCode({ name, dtype }: GroupTensor, width: GroupWidth): string {
   return `${head} ${name}[${at} i] = group; }\n`;
 }
 
-/** A tensor in a {@linkcode groupBlock} and the number of its group, in WGSL. */
-export type GroupAt = readonly [tensor: GroupTensor, at: string];
+/** A tensor in a {@linkcode groupBlock}, the number of its group in WGSL, and what its `V` is called there. */
+export type GroupAt = readonly [tensor: GroupTensor, at: string, name?: string];
 
 /**
  * A block of WGSL that loads a group of each tensor, runs `body` on every `V` of it and stores what is written. In the
- * body each tensor's name is its `V`, and `part` the number of the `V` within the group.
+ * body each tensor's name, or the one given, is its `V`, and `part` the number of the `V` within the group.
  */
 export function groupBlock(width: GroupWidth, tensors: readonly GroupAt[], body: string): string {
   const parts = width === 8 ? [".low", ".high"] : [""];
-  const lines = tensors.map(([{ name, use }, at]) =>
-    use === "read" ? `let ${name}_group = load_${name}(${at});` : `let ${name}_at = ${at};
-    var ${name}_group = ${use === "update" ? `load_${name}(${name}_at)` : emptyGroup(width)};`
-  );
+  const uses = tensors.map(([{ name: binding, use }, at, name = binding]) => ({ binding, use, at, name }));
+  const written = uses.filter(({ use }) => use !== "read");
+  const loads = uses.map(({ binding, use, at, name }) => {
+    if (use === "read") return `let ${name}_group = load_${binding}(${at});`;
+    const start = use === "update" ? `load_${binding}(${name}_at)` : width === 8 ? "Group(V(), V())" : "V()";
+    return `let ${name}_at = ${at}; var ${name}_group = ${start};`;
+  });
   const runs = parts.map((part, number) => {
-    const names = tensors.map(([{ name, use }]) => `${use === "read" ? "let" : "var"} ${name} = ${name}_group${part};`);
-    const results = tensors.map(([{ name, use }]) => use === "read" ? "" : `${name}_group${part} = ${name};`);
+    const names = uses.map(({ use, name }) => `${use === "read" ? "let" : "var"} ${name} = ${name}_group${part};`);
+    const results = written.map(({ name }) => `${name}_group${part} = ${name};`);
     return `{ let part = ${number}u; ${names.join(" ")}\n    ${body}\n    ${results.join(" ")} }`;
   });
-  const stores = tensors.map(([{ name, use }]) => use === "read" ? "" : `store_${name}(${name}_at, ${name}_group);`);
-  return `{ ${[...lines, ...runs, ...stores].filter((line) => line !== "").join("\n    ")} }`;
+  const stores = written.map(({ binding, name }) => `store_${binding}(${name}_at, ${name}_group);`);
+  return `{ ${[...loads, ...runs, ...stores].join("\n    ")} }`;
 }
 
-function emptyGroup(width: GroupWidth): string {
-  return width === 8 ? "Group(V(), V())" : "V()";
+/** A tensor that a kernel loads and stores by groups, as it is bound. */
+export interface BoundGroups extends Omit<GroupTensor, "dtype"> {
+  readonly tensor: Tensor;
+}
+
+/** A tensor that a kernel reads or writes one by one, bound as an array of `element`. */
+export interface BoundElements {
+  readonly name: string;
+  readonly access: Access;
+  readonly element: "f32" | "u32";
+  readonly tensor: Tensor;
+}
+
+/** What a kernel is bound to. */
+export interface GroupBindings {
+  /** `V`, `Group`, the bindings, `params` and the functions that load and store. */
+  readonly code: string;
+  /** The tensors by name, for {@linkcode groupBlock}. */
+  readonly named: Readonly<Record<string, GroupTensor>>;
+  readonly tensors: readonly KernelTensor[];
+  readonly params: readonly KernelParam[];
+}
+
+/**
+ * Binds tensors; `params` has `at_<name>` for each of them and then the given fields.
+ *
+ * @param width width of a group
+ * @param groups tensors that are loaded by groups
+ * @param elements further tensors
+ * @param fields further params by name
+ */
+export function bindGroups(
+  width: GroupWidth,
+  groups: readonly BoundGroups[],
+  elements: readonly BoundElements[],
+  fields: Readonly<Record<string, KernelParam>>,
+): GroupBindings {
+  const typed = groups.map(({ name, use, tensor }): GroupTensor => ({ name, use, dtype: tensor.dtype }));
+  const bindings = [
+    ...typed.map((tensor) => groupBinding(tensor, width)),
+    ...elements.map(({ name, access, element }): Binding => [name, access, element]),
+  ];
+  const names = Object.entries(fields).map(([name, value]) => typeof value === "number" ? name : `${name}: f32`);
+  return {
+    code: `${groupCode(width)}${declare(bindings, [...bindings.map(([name]) => `at_${name}`), ...names])}${
+      accessCode(typed, width)
+    }`,
+    named: Object.fromEntries(typed.map((tensor) => [tensor.name, tensor])),
+    tensors: [...groups, ...elements].map(({ tensor }, i) => ({ tensor, access: bindings[i][1] })),
+    params: [
+      ...groups.map(({ tensor }) => groupStart(tensor, width)),
+      ...elements.map(({ tensor }) => residual(tensor)),
+      ...Object.values(fields),
+    ],
+  };
 }
 
 /** Name of a kernel for the profile, with the element types of its tensors where they are not all f32. */

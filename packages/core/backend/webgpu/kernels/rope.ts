@@ -5,78 +5,93 @@
  */
 
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { type Dispatcher, linearGrid, residual } from "../dispatch.ts";
-import {
-  declare,
-  forRowBlocks,
-  reduceCode,
-  rowMain,
-  type RowPlan,
-  rowPlan,
-  vectorCode,
-  type VectorWidth,
-  vectorWidth,
-} from "./wgsl.ts";
+import { type Dispatcher, linearGrid, type RowBlock } from "../dispatch.ts";
+import { bindGroups, groupBlock, groupWidth, kernelName } from "./groups.ts";
+import { forRowBlocks, reduceCode, rowMain, rowPlan } from "./wgsl.ts";
 
-function code(width: VectorWidth, plan: RowPlan): string {
-  return `${vectorCode(width)}${reduceCode(plan)}
-${
-    declare(
-      [["x", "read_write", "V"], ["table", "read", "V"]],
+/** A tensor [T, heads · E] that is rotated. */
+export interface Rotated {
+  readonly x: Tensor;
+  readonly heads: number;
+}
+
+/** Launches `Ops.rope` of one tensor, or of two in one dispatch. */
+export function rope(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor, inverse: boolean): void {
+  const heads = rotated.map(({ heads }) => heads);
+  forRowBlocks(dispatcher, [table], ([tableBlock], tokens) => {
+    forRowBlocks(dispatcher, rotated.map(({ x }) => x), (blocks, rows) => {
+      const rotatedBlocks = blocks.map((x, i) => ({ x, heads: heads[i] }));
+      run(dispatcher, rotatedBlocks, tableBlock, { rows, tokens, ofTable: table.shape[0], inverse });
+    });
+  });
+}
+
+/** What a dispatch covers. */
+interface Cover {
+  /** Rows of the rotated tensors. */
+  readonly rows: RowBlock;
+  /** Rows of the table that are bound. */
+  readonly tokens: RowBlock;
+  /** Rows of the whole table. */
+  readonly ofTable: number;
+  readonly inverse: boolean;
+}
+
+function run(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor, cover: Cover): void {
+  const half = table.shape[1] / 2;
+  const width = groupWidth([...rotated.map(({ x }) => x), table], [half]);
+  const pairs = rotated.map(({ heads }) => heads * half / width);
+  const plan = rowPlan(dispatcher, pairs.reduce((sum, each) => sum + each));
+  const count = cover.rows.end - cover.rows.start;
+  const bound = bindGroups(
+    width,
+    [
+      ...rotated.map(({ x }, i) => ({ name: `x${i}`, use: "update", tensor: x }) as const),
+      { name: "table", use: "read", tensor: table },
+    ],
+    [],
+    {
+      ...Object.fromEntries(pairs.map((each, i) => [`pairs${i}`, each])),
+      rows: count,
+      half_head: half / width,
+      tokens: cover.ofTable,
+      first_row: cover.rows.start,
+      first_token: cover.tokens.start,
+      end_token: cover.tokens.end,
+      sign: { f32: cover.inverse ? -1 : 1 },
+    },
+  );
+  const { named } = bound;
+  const turns = rotated.map((_, i) => `
+  for (var p = lane; p < params.pairs${i}; p += LANES) {
+    let within = p % params.half_head;
+    let at = row * 2u * params.pairs${i} + (p / params.half_head) * 2u * params.half_head + within;
+    ${
+    groupBlock(
+      width,
       [
-        "rows",
-        "columns",
-        "half_head",
-        "tokens",
-        "first_row",
-        "first_token",
-        "end_token",
-        "at_x",
-        "at_table",
-        "sign: f32",
+        [named[`x${i}`], "at", "low"],
+        [named[`x${i}`], "at + params.half_head", "high"],
+        [named.table, "turn + within", "cosine"],
+        [named.table, "turn + params.half_head + within", "sine"],
       ],
+      "let a = low; low = a * cosine - high * sine * params.sign; high = high * cosine + a * sine * params.sign;",
     )
-  }${
+  }
+  }`);
+  const code = `${bound.code}${reduceCode(plan)}${
     rowMain(`
   let token = (params.first_row + row) % params.tokens;
   if (!live || token < params.first_token || token >= params.end_token) { return; }
-  let turn = params.at_table + (token - params.first_token) * 2u * params.half_head;
-  let base = params.at_x + row * params.columns;
-  for (var p = lane; p < params.columns / 2u; p += LANES) {
-    let i = p % params.half_head;
-    let low = base + (p / params.half_head) * 2u * params.half_head + i;
-    let high = low + params.half_head;
-    let cosine = table[turn + i];
-    let sine = table[turn + params.half_head + i] * params.sign;
-    let a = x[low];
-    let b = x[high];
-    x[low] = a * cosine - b * sine;
-    x[high] = b * cosine + a * sine;
-  }
+  let turn = (token - params.first_token) * 2u * params.half_head;
+  ${turns.join("")}
 `)
   }`;
-}
-
-/** Launches `Ops.rope`. */
-export function rope(dispatcher: Dispatcher, x: Tensor, table: Tensor, heads: number, inverse: boolean): void {
-  const [tokens, headDim] = table.shape;
-  const columns = heads * headDim;
-  forRowBlocks(dispatcher, [table], ([tableBlock], { start, end }) => {
-    forRowBlocks(dispatcher, [x], ([block], rows) => {
-      const width = vectorWidth([block, tableBlock], [headDim / 2]);
-      const plan = rowPlan(dispatcher, columns / 2 / width);
-      const count = rows.end - rows.start;
-      dispatcher.run({
-        kernel: inverse ? "rope inverse" : "rope",
-        code: code(width, plan),
-        tensors: [{ tensor: block, access: "read_write" }, { tensor: tableBlock, access: "read" }],
-        params: [
-          ...[count, columns / width, headDim / 2 / width, tokens, rows.start, start, end],
-          ...[residual(block) / width, residual(tableBlock) / width],
-          { f32: inverse ? -1 : 1 },
-        ],
-        workgroups: linearGrid(Math.ceil(count / plan.rows)),
-      });
-    });
+  dispatcher.run({
+    kernel: kernelName(cover.inverse ? "rope inverse" : "rope", rotated.map(({ x }) => x)),
+    code,
+    tensors: bound.tensors,
+    params: bound.params,
+    workgroups: linearGrid(Math.ceil(count / plan.rows)),
   });
 }
