@@ -33,6 +33,16 @@ Deno.test("size classes waste at most an eighth, and there are eight of them per
   assertEquals(classes.size, 1 + 8 * 8);
 });
 
+Deno.test("large buffers waste at most a 64th", () => {
+  for (let bytes = 256 * MIB + 1; bytes <= 8192 * MIB; bytes = Math.ceil(bytes * 1.003)) {
+    const size = sizeClass(bytes);
+    if (size < bytes || size > bytes * 65 / 64 || size % 16 !== 0) {
+      throw new Error(`${bytes} bytes got a class of ${size}`);
+    }
+    assertEquals(sizeClass(size), size);
+  }
+});
+
 Deno.test("a freed buffer serves the next request of its class, the one made first before others", () => {
   const source = new CountingSource();
   const pool = new BufferPool(source);

@@ -34,14 +34,14 @@ export function createLocalAttention(
 
     backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
       const [q, k, v, out, logSumExp] = saved.tensors;
+      using delta = backend.empty(logSumExp.shape, "activations");
+      ops.attentionDelta(out, dOut, delta, shape.heads);
+      out.free(); // makes room for dq
       const dq = zeros(backend, q.shape, "activations");
       const dk = zeros(backend, k.shape, "activations");
       const dv = zeros(backend, v.shape, "activations");
-      using delta = backend.empty(logSumExp.shape, "activations");
-      ops.attentionDelta(out, dOut, delta, shape.heads);
       ops.attentionBackward(inputs(q, k, v), dOut, logSumExp, delta, { dq, dk, dv }, shape);
-      dOut.free();
-      saved.free();
+      [dOut, q, k, v, logSumExp].forEach((tensor) => tensor.free());
       return Promise.resolve({ dq, dk, dv });
     },
 
@@ -59,7 +59,7 @@ export function localAttentionMemory(
 ): AttentionMemory {
   const { batch, heads, kvHeads, headDim } = shape;
   const savedBytes = attentionBytes(shape, batch * seqTokens);
-  const gradientElements = 2 * heads * headDim + 2 * kvHeads * headDim + heads; // dOut, dq, dk, dv, delta of a row
+  const gradientElements = heads * headDim + 2 * kvHeads * headDim + heads; // of a row: dOut, dk, dv, delta; dq for out
   return {
     heldBytes: positionBytes(seqTokens, batch, packed),
     savedBytes,

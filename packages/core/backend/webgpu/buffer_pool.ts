@@ -33,13 +33,16 @@ export interface BufferSource {
   destroy(buffer: PooledBuffer): void;
 }
 
+/** From here on, what sizes round up to weighs more than what they have in common. */
+const LARGE_BYTES = 256 * 2 ** 20;
+
 /**
  * Bytes of the buffer that serves a request: eight sizes per power of two, so at most an eighth is wasted and buffers
- * of similar requests serve one another.
+ * of similar requests serve one another; 64 sizes of large buffers, of which at most a 64th is wasted.
  */
 export function sizeClass(bytes: number): number {
   if (bytes <= SMALLEST_BYTES) return SMALLEST_BYTES;
-  const step = 2 ** (Math.ceil(Math.log2(bytes)) - 4);
+  const step = 2 ** (Math.ceil(Math.log2(bytes)) - (bytes > LARGE_BYTES ? 7 : 4));
   return Math.ceil(bytes / step) * step;
 }
 
