@@ -17,6 +17,7 @@
 export * from "./backend/backend.ts";
 export * from "./backend/ops.ts";
 export { createReferenceBackend, type ReferenceBackendOptions } from "./backend/reference/reference_backend.ts";
+export type { WebGpuProvider } from "./backend/webgpu/provider.ts";
 export { createWebGpuBackend, type WebGpuOptions } from "./backend/webgpu/webgpu_backend.ts";
 export { type HfConfigOptions, parseHfConfig, toHfConfig, UnsupportedModelError } from "./config/hf_config.ts";
 export * from "./config/model_config.ts";

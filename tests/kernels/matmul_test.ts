@@ -256,7 +256,7 @@ function device(limits: Partial<Dispatcher["limits"]>, isSoftware: boolean, subg
       ...limits,
     },
     isSoftware,
-    features: new Set(),
+    features: { f16: false, subgroups: subgroupLanes > 0, subgroupMatrix: false },
     subgroupLanes,
     workspace: () => {
       throw new Error("Planning must not need memory");

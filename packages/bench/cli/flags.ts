@@ -42,8 +42,10 @@ const RUN_FLAGS = {
     help: "tokens of a rank: two blocks that balance causal attention, or one block",
     otherwise: "zigzag",
   }),
-  device: choice(["auto", "webgpu", "reference"], {
-    help: "auto: WebGPU if there is a driver, else the reference backend in plain TypeScript",
+  device: choice(["auto", "dawn", "webgpu", "reference"], {
+    help:
+      "dawn: WebGPU by npm's webgpu, which reaches tensor cores; webgpu: Deno's own; reference: plain TypeScript; " +
+      "auto: dawn if it finds tensor cores, else webgpu if there is a driver, else reference",
     otherwise: "auto",
   }),
   "mini-sequence": chunks("mini-sequences per MLP and LM head; auto: the rule of the paper", "auto"),

@@ -36,7 +36,7 @@ export async function benchCommand(args: readonly string[], signal: AbortSignal)
   const inputs = await readBenchInputs(flags);
   const hostOptions = await readHostOptions(flags);
   checkBenchFlags(flags, inputs);
-  const hardware = flags.device === "reference" ? { gpus: [] } : await probeHardware();
+  const hardware = await probeHardware(flags.device);
   signal.throwIfAborted();
   const plan = resolveBenchPlan(flags, inputs, hardware);
   if (flags["print-config"]) {
@@ -60,9 +60,9 @@ export async function benchCommand(args: readonly string[], signal: AbortSignal)
 }
 
 /** Says in a line that there is no GPU driver, and how to get one. */
-export function noteMissingDriver({ problem }: Hardware): void {
-  if (problem === undefined) return;
-  console.error(`${problem}: computing on the reference backend in plain TypeScript; ${DRIVER_HINT}`);
+export function noteMissingDriver({ problem, dawn }: Hardware): void {
+  if (problem === undefined || dawn?.adapter?.subgroupMatrix) return;
+  console.error(`${problem}: computing on the reference backend in plain TypeScript; ${DRIVER_HINT.webgpu}`);
 }
 
 async function carryOut({ mode, run, runs, maxTokens }: BenchPlan, context: ModeContext): Promise<Outcome> {

@@ -52,7 +52,7 @@ export async function verifyCommand(args: readonly string[], signal: AbortSignal
   await checkWritable(flags.json);
   const cases = await Promise.all(folders.map(readCase));
   const readable = cases.some(({ golden }) => golden);
-  const hardware = flags.device === "reference" || !readable ? { gpus: [] } : await probeHardware();
+  const hardware = await probeHardware(readable ? flags.device : "reference");
   signal.throwIfAborted();
   noteMissingDriver(hardware);
   const results: VerifiedFolder[] = [];

@@ -36,7 +36,7 @@ import {
 } from "./checkpoint_plan.ts";
 import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass, SET_STEPS } from "./defaults.ts";
 import { type BenchPlan, MODE_FLAGS, ownSteps, type RunConfig } from "./run_config.ts";
-import { checkWritable, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
+import { checkWritable, isSoftwareDevice, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
 import { planStrategies } from "./strategy_plan.ts";
 
 /** Flags that change the shape of a model. */
@@ -130,7 +130,7 @@ function unescapeSeparator(separator?: string): string | undefined {
 export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardware: Hardware): BenchPlan {
   const mode = resolveMode(flags);
   const device = resolveDevice(flags.device, hardware);
-  const sizes = DEFAULT_SIZES[deviceClass(device, hardware.adapter?.isSoftware ?? true)];
+  const sizes = DEFAULT_SIZES[deviceClass(device, isSoftwareDevice(device, hardware))];
   const { modelName, model, weightsFolder } = resolveModel(flags, inputs, sizes);
   const steps = planSteps(flags, inputs.checkpoint, SET_STEPS[mode as keyof typeof SET_STEPS] ?? sizes.steps);
   const comparesStrategies = mode === "compare-strategies";
@@ -186,7 +186,7 @@ export function checkBenchFlags(flags: BenchFlags, inputs: BenchInputs): void {
   const adapters = [undefined, { deviceName: "software", isSoftware: true }, { deviceName: "GPU", isSoftware: false }];
   const errors = adapters.map((adapter) => {
     try {
-      resolveBenchPlan(flags, inputs, { gpus: [], adapter });
+      resolveBenchPlan(flags, inputs, { gpus: [], adapter, dawn: { adapter } });
       return undefined;
     } catch (error) {
       return error;

@@ -7,8 +7,8 @@
 import type { ModelConfig, SavedText, TrainConfig } from "@mst/core";
 import type { Mesh, Placement, StrategyName } from "../scenario.ts";
 
-/** Which backend computes. */
-export type DeviceKind = "webgpu" | "reference";
+/** Which backend computes: WebGPU by Dawn or by Deno, or the reference. */
+export type DeviceKind = "dawn" | "webgpu" | "reference";
 
 /** Where checkpoints go. */
 export interface SaveConfig {

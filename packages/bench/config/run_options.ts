@@ -24,13 +24,22 @@ export interface NamedTopology extends Topology {
 /**
  * Which backend computes.
  *
- * @throws {UsageError} when WebGPU is asked for and there is no driver
+ * @throws {UsageError} when an implementation of WebGPU is asked for and there is no driver, or it is not installed
  */
-export function resolveDevice(device: VerifyFlags["device"], { adapter, problem }: Hardware): DeviceKind {
-  if (device === "webgpu" && !adapter) {
-    throw new UsageError(`Cannot use --device=webgpu: ${problem ?? "no GPU driver"}; ${DRIVER_HINT}`);
+export function resolveDevice(device: VerifyFlags["device"], hardware: Hardware): DeviceKind {
+  const { adapter, dawn } = hardware;
+  const asked = device === "dawn" ? dawn : hardware;
+  if ((device === "dawn" || device === "webgpu") && !asked?.adapter) {
+    throw new UsageError(`Cannot use --device=${device}: ${asked?.problem ?? "no GPU driver"}; ${DRIVER_HINT[device]}`);
   }
-  return device === "reference" || !adapter ? "reference" : "webgpu";
+  if (device === "dawn" || device === "reference") return device;
+  if (device !== "webgpu" && dawn?.adapter?.subgroupMatrix) return "dawn";
+  return adapter ? "webgpu" : "reference";
+}
+
+/** Whether a backend computes on the CPU. */
+export function isSoftwareDevice(device: DeviceKind, { adapter, dawn }: Hardware): boolean {
+  return (device === "dawn" ? dawn?.adapter : adapter)?.isSoftware ?? true;
 }
 
 /**

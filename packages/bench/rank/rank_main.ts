@@ -62,7 +62,8 @@ function reportFailure(error: unknown): void {
 
 async function openBackend({ device, profile, memoryBudgetBytes }: RunConfig): Promise<Backend> {
   const options = { profile, memoryBudgetBytes };
-  return device === "webgpu" ? await createWebGpuBackend(options) : createReferenceBackend(options);
+  if (device === "reference") return createReferenceBackend(options);
+  return await createWebGpuBackend({ ...options, provider: device === "dawn" ? "dawn" : "deno" });
 }
 
 /** Writes an event as one line, whole. */

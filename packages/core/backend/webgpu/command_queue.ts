@@ -12,6 +12,7 @@ import {
   type Dispatcher,
   type DispatchLimits,
   type KernelCall,
+  type KernelFeatures,
   MAX_PARAMS,
   MAX_WORKGROUPS_PER_DIM,
   residual,
@@ -44,6 +45,9 @@ interface BoundRange {
 export interface CommandQueueOptions {
   readonly limits: DispatchLimits;
   readonly isSoftware: boolean;
+  readonly features: KernelFeatures;
+  /** What kernels start with where there are subgroups. */
+  readonly subgroupDirective: string;
   /** Makes the workspace. */
   readonly createWorkspace: () => Tensor;
   /** Where passes leave their times, on devices that can time them. */
@@ -54,7 +58,7 @@ export interface CommandQueueOptions {
 export class CommandQueue implements Dispatcher {
   readonly limits: DispatchLimits;
   readonly isSoftware: boolean;
-  readonly features: ReadonlySet<string>;
+  readonly features: KernelFeatures;
   readonly subgroupLanes: number;
   readonly #createWorkspace: () => Tensor;
   readonly #device: GPUDevice;
@@ -81,12 +85,12 @@ export class CommandQueue implements Dispatcher {
     this.limits = options.limits;
     this.isSoftware = options.isSoftware;
     this.#createWorkspace = options.createWorkspace;
-    this.features = new Set(device.features);
+    this.features = options.features;
     this.subgroupLanes = subgroupLanes(device);
     this.#device = device;
     this.#errors = errors;
     this.#timestamps = options.timestamps;
-    this.#pipelines = new PipelineCache(device, errors);
+    this.#pipelines = new PipelineCache(device, errors, options.features.subgroups ? options.subgroupDirective : "");
     this.#slots = new UniformSlots(device, BATCH_DISPATCHES);
   }
 

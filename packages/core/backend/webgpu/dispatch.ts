@@ -10,6 +10,7 @@
  * - Two tensors of one call may lie in one buffer as long as their elements do not overlap. WebGPU refuses to bind a
  *   buffer as `read` and as `read_write` in one dispatch, so the dispatcher then declares all tensors on that buffer as
  *   `read_write`, in the WGSL too; kernels and launchers need not care.
+ * - Subgroup functions need no `enable subgroups;`: the dispatcher writes it where the implementation wants it.
  * - Give every `var` in a loop a value: Deno's compiler clears a variable without one when the function is entered, not
  *   at each turn.
  * - Mesa's software driver cuts off an invocation silently once its loops, all together and nested ones multiplied, have
@@ -81,6 +82,16 @@ export interface DispatchLimits {
   readonly maxLoopTurns: number;
 }
 
+/** Optional features of WebGPU that kernels choose their variants by. */
+export interface KernelFeatures {
+  /** Whether kernels may use 16-bit floats (`enable f16`). */
+  readonly f16: boolean;
+  /** Whether kernels may use subgroup functions. */
+  readonly subgroups: boolean;
+  /** Whether kernels may use subgroup matrices 16×16×16, f16 × f16 → f32, in subgroups that all have 32 invocations. */
+  readonly subgroupMatrix: boolean;
+}
+
 /** Encodes kernels; the device runs them in order. */
 export interface Dispatcher {
   /**
@@ -95,8 +106,8 @@ export interface Dispatcher {
   readonly limits: DispatchLimits;
   /** Whether kernels are laid out for a driver on the CPU, where barriers are dear and simple loops over rows are fast. */
   readonly isSoftware: boolean;
-  /** Optional features that the device was made with, such as `timestamp-query`. */
-  readonly features: ReadonlySet<string>;
+  /** Optional features of the device. */
+  readonly features: KernelFeatures;
   /**
    * Memory of {@linkcode WORKSPACE_BYTES} for what one kernel leaves to the next of the same op: an f32 tensor that stays
    * with the dispatcher. Made at the first call; counted as reserved, not in the ledger, as it does not grow.

@@ -27,16 +27,19 @@ export type BindingPattern = string;
 export class PipelineCache {
   readonly #device: GPUDevice;
   readonly #errors: DeviceErrors;
+  readonly #directives: string;
   readonly #layouts = new Map<BindingPattern, GPUBindGroupLayout>();
   readonly #pipelines = new Map<string, Map<BindingPattern, CachedPipeline>>();
 
   /**
    * @param device device to compile for
    * @param errors where compile errors are remembered
+   * @param directives WGSL that every source is to start with
    */
-  constructor(device: GPUDevice, errors: DeviceErrors) {
+  constructor(device: GPUDevice, errors: DeviceErrors, directives = "") {
     this.#device = device;
     this.#errors = errors;
+    this.#directives = directives;
   }
 
   /**
@@ -56,7 +59,7 @@ export class PipelineCache {
 
   #compile(kernel: string, code: string, pattern: BindingPattern): CachedPipeline {
     const layout = this.#layout(pattern);
-    const module = this.#compileModule(kernel, code);
+    const module = this.#compileModule(kernel, this.#directives + code);
     const pipeline = this.#errors.guard(
       { what: () => `make a pipeline of kernel ${kernel}`, kernel },
       () =>

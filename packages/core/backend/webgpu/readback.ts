@@ -8,16 +8,10 @@ import { sizeClass } from "./buffer_pool.ts";
 import type { PooledBuffer } from "./buffer_pool.ts";
 import type { CommandQueue } from "./command_queue.ts";
 import { DeviceError, type DeviceErrors } from "./device_error.ts";
-import { freeCopy, MAPPED_ALIGNMENT, ReadMapping } from "./read_mapping.ts";
+import { MAPPED_ALIGNMENT, type ReadMapping } from "./read_mapping.ts";
 
 /** Most bytes of one staging buffer; larger reads take several. */
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
-
-/**
- * Bytes that are copied to given memory at once. Deno copies a mapped range into memory of its own; a copy that is short
- * and freed at once stays in the processor's cache.
- */
-const WINDOW_BYTES = 2 ** 20;
 
 /** Staging buffers that are kept between reads. */
 const MAX_IDLE_BUFFERS = 4;
@@ -59,23 +53,24 @@ export class Readback {
   readonly #maxStagingBytes: number;
   /** Unmapped staging buffers, least recently used first. */
   readonly #idle: GPUBuffer[] = [];
-  readonly #mapping = new ReadMapping();
+  readonly #mapping: ReadMapping;
 
   /**
    * @param device device to read from
    * @param queue queue of the device, where the copies are encoded
    * @param errors where errors are remembered
-   * @param maxStagingBytes most bytes of one staging buffer
+   * @param options how staging buffers are mapped, and most bytes of one
    */
   constructor(
     device: GPUDevice,
     queue: CommandQueue,
     errors: DeviceErrors,
-    maxStagingBytes: number = MAX_STAGING_BYTES,
+    { mapping, maxStagingBytes = MAX_STAGING_BYTES }: { mapping: ReadMapping; maxStagingBytes?: number },
   ) {
     this.#device = device;
     this.#queue = queue;
     this.#errors = errors;
+    this.#mapping = mapping;
     this.#maxStagingBytes = maxStagingBytes;
   }
 
@@ -150,16 +145,12 @@ export class Readback {
   #collect({ source, range, start, at, bytes }: Piece, staging: GPUBuffer, results: Uint8Array[]): void {
     if (results[range].length < source.bytes) {
       if (bytes === source.bytes) {
-        results[range] = new Uint8Array(keepMapped(staging.getMappedRange(at, bytes)));
+        results[range] = this.#mapping.take(staging, at, bytes);
         return;
       }
       results[range] = new Uint8Array(source.bytes);
     }
-    for (let done = 0; done < bytes; done += WINDOW_BYTES) {
-      const mapped = staging.getMappedRange(at + done, Math.min(WINDOW_BYTES, bytes - done));
-      results[range].set(new Uint8Array(mapped), start + done);
-      freeCopy(mapped);
-    }
+    this.#mapping.copy(staging, at, results[range].subarray(start, start + bytes));
   }
 
   async #map(copies: readonly StagedCopy[]): Promise<void> {
@@ -189,18 +180,6 @@ export class Readback {
           usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ,
         }),
     );
-  }
-}
-
-/**
- * The bytes of a mapped range, for good. Deno's range is a copy already, which outlives the mapping once it is moved to
- * another array buffer; by the standard, a range is the mapped memory itself and refuses to be moved.
- */
-function keepMapped(mapped: ArrayBuffer): ArrayBuffer {
-  try {
-    return mapped.transfer();
-  } catch {
-    return mapped.slice();
   }
 }
 

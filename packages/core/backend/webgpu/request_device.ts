@@ -1,10 +1,12 @@
 /**
- * Choosing the GPU and opening it with the limits that the kernels want.
+ * Choosing the GPU and opening it with the limits and features that the kernels want.
  *
  * @module
  */
 
 import { DeviceError, NoGpuError } from "./device_error.ts";
+import type { KernelFeatures } from "./dispatch.ts";
+import type { Provider } from "./provider.ts";
 
 /** Limits that are asked for at what the adapter offers; all others stay at WebGPU's defaults. */
 const WANTED_LIMITS = [
@@ -19,6 +21,21 @@ const WANTED_LIMITS = [
   "minStorageBufferOffsetAlignment",
 ] as const satisfies readonly (keyof GPUSupportedLimits)[];
 
+/** Invocations of a subgroup that kernels with subgroup matrices are written for. */
+const MATRIX_SUBGROUP_LANES = 32;
+
+/** Rows and columns of the subgroup matrices that kernels are written for. */
+const MATRIX_SIZE = 16;
+
+/** A kind of subgroup matrix, as Dawn lists them. */
+interface SubgroupMatrixConfig {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+}
+
 /** An opened device and what is known of it. */
 export interface OpenDevice {
   /** The device. */
@@ -27,12 +44,16 @@ export interface OpenDevice {
   readonly deviceName: string;
   /** Whether a software driver computes on the CPU. */
   readonly isSoftware: boolean;
+  /** What kernels are chosen by. */
+  readonly features: KernelFeatures;
+  /** The implementation that it is a device of. */
+  readonly provider: Provider;
 }
 
 /** What to open. */
 export interface RequestDeviceOptions {
   /** WebGPU implementation. */
-  readonly gpu: GPU | undefined;
+  readonly provider: Provider;
   /** Whether kernels will be timed. */
   readonly profile: boolean;
 }
@@ -43,26 +64,29 @@ export interface RequestDeviceOptions {
  * @throws {NoGpuError} when there is no driver
  * @throws {DeviceError} when kernels are to be timed and the GPU cannot, or when the device cannot be opened
  */
-export async function requestDevice({ gpu, profile }: RequestDeviceOptions): Promise<OpenDevice> {
-  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
-  if (!adapter) throw new NoGpuError(noGpuMessage());
-  const { info, features, limits } = adapter;
-  const deviceName = info.description || info.device || [info.vendor, info.architecture].join(" ").trim() || "GPU";
+export async function requestDevice({ provider, profile }: RequestDeviceOptions): Promise<OpenDevice> {
+  const adapter = await provider.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) throw new NoGpuError(`Cannot find a GPU: ${provider.noAdapterHint}`);
+  const { info, limits } = adapter;
+  const features = new Set<string>(adapter.features);
+  const deviceName = nameOf(info, provider);
   if (profile && !features.has("timestamp-query")) {
     throw new DeviceError(`Cannot time kernels on ${deviceName}: its driver must offer timestamp-query`);
   }
   const isSoftware = info.isFallbackAdapter || isSoftwareDriver(deviceName);
   const requiredLimits = Object.fromEntries(WANTED_LIMITS.map((limit) => [limit, limits[limit]]));
-  const open = (requiredFeatures: GPUFeatureName[]) => adapter.requestDevice({ requiredFeatures, requiredLimits });
-  const needed: GPUFeatureName[] = features.has("timestamp-query") ? ["timestamp-query"] : [];
+  const open = (names: readonly string[]) =>
+    adapter.requestDevice({ requiredFeatures: names as GPUFeatureName[], requiredLimits });
+  const offered = provider.wantedFeatures.filter((name) => features.has(name));
+  // Deno does not list the feature among those of the adapter; trying is the only way to find out.
+  const triesSubgroups = isSoftware && !provider.wantedFeatures.includes("subgroups");
   let device: GPUDevice;
   try {
-    // Deno does not list the feature among those of the adapter; trying is the only way to find out.
-    device = await (isSoftware ? open([...needed, "subgroups"]).catch(() => open(needed)) : open(needed));
+    device = await (triesSubgroups ? open([...offered, "subgroups"]).catch(() => open(offered)) : open(offered));
   } catch (cause) {
     throw new DeviceError(`Cannot open ${deviceName}: ${(cause as Error).message}`, undefined, { cause });
   }
-  return { device, deviceName, isSoftware };
+  return { device, deviceName, isSoftware, features: kernelFeatures(device, info), provider };
 }
 
 /** Whether a device name is that of a driver that computes on the CPU. */
@@ -70,8 +94,27 @@ export function isSoftwareDriver(deviceName: string): boolean {
   return /llvmpipe|lavapipe|swiftshader|basic render/i.test(deviceName);
 }
 
-function noGpuMessage(): string {
-  return "Cannot find a GPU: WebGPU needs a Vulkan, Metal or Direct3D 12 driver. On Debian, " +
-    "`apt-get install mesa-vulkan-drivers` installs Vulkan drivers, among them one in software that needs no GPU. " +
-    "A line about XDG_RUNTIME_DIR comes from the driver and is harmless";
+/** Where Deno describes the GPU, Dawn describes its driver. */
+function nameOf({ description, device, vendor, architecture }: GPUAdapterInfo, { mapsMemory }: Provider): string {
+  const name = mapsMemory ? device : description || device;
+  return name || [vendor, architecture].join(" ").trim() || "GPU";
+}
+
+function kernelFeatures(device: GPUDevice, info: GPUAdapterInfo): KernelFeatures {
+  const features = new Set<string>(device.features);
+  const { subgroupMinSize, subgroupMaxSize } = info;
+  const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
+  const f16 = features.has("shader-f16");
+  const subgroups = features.has("subgroups");
+  const hasSize = subgroupMinSize === MATRIX_SUBGROUP_LANES && subgroupMaxSize === MATRIX_SUBGROUP_LANES;
+  return {
+    f16,
+    subgroups,
+    subgroupMatrix: f16 && subgroups && hasSize && features.has("chromium-experimental-subgroup-matrix") &&
+      Array.from(subgroupMatrixConfigs).some(isWantedMatrix),
+  };
+}
+
+function isWantedMatrix({ componentType, resultComponentType, M, N, K }: SubgroupMatrixConfig): boolean {
+  return componentType === "f16" && resultComponentType === "f32" && [M, N, K].every((size) => size === MATRIX_SIZE);
 }

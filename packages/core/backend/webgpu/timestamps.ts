@@ -5,7 +5,7 @@
  */
 
 import type { KernelTime } from "../backend.ts";
-import { ReadMapping, type StagedBytes } from "./read_mapping.ts";
+import { type ReadMapping, type StagedBytes } from "./read_mapping.ts";
 
 const TIMESTAMP_BYTES = 8;
 
@@ -20,7 +20,7 @@ export class Timestamps {
   readonly #queries: GPUQuerySet;
   readonly #resolved: GPUBuffer;
   readonly #idle: GPUBuffer[] = [];
-  readonly #mapping = new ReadMapping();
+  readonly #mapping: ReadMapping;
   readonly #bytes: number;
   #pending: PendingBatch[] = [];
   #kernels: string[] = [];
@@ -29,11 +29,13 @@ export class Timestamps {
 
   /**
    * @param device device with the feature timestamp-query
+   * @param mapping how its staging buffers are mapped
    * @param batchDispatches most passes between two calls of {@linkcode Timestamps.resolve}
    * @param perKernel whether every dispatch gets a pass of its own
    */
-  constructor(device: GPUDevice, batchDispatches: number, readonly perKernel: boolean) {
+  constructor(device: GPUDevice, mapping: ReadMapping, batchDispatches: number, readonly perKernel: boolean) {
     this.#device = device;
+    this.#mapping = mapping;
     this.#bytes = 2 * batchDispatches * TIMESTAMP_BYTES;
     this.#queries = device.createQuerySet({ type: "timestamp", count: 2 * batchDispatches });
     this.#resolved = device.createBuffer({

@@ -14,6 +14,8 @@ import { BATCH_DISPATCHES, CommandQueue } from "./command_queue.ts";
 import { DeviceErrors } from "./device_error.ts";
 import { type Dispatcher, type DispatchLimits, WORKSPACE_BYTES } from "./dispatch.ts";
 import { checkRead, deviceData, hostNumbers } from "./host_data.ts";
+import { dawnProvider, denoProvider, type Provider, type WebGpuProvider } from "./provider.ts";
+import { CopyMapping, MemoryMapping } from "./read_mapping.ts";
 import { Readback } from "./readback.ts";
 import { type OpenDevice, requestDevice } from "./request_device.ts";
 import { Timestamps } from "./timestamps.ts";
@@ -36,23 +38,26 @@ export interface WebGpuOptions {
   readonly kernelsFor?: "gpu" | "software";
   /** Bytes of tensors that may be live at a time; what is reserved beside them does not count. Default: any number. */
   readonly memoryBudgetBytes?: number;
-  /** Implementation of WebGPU. Default: `navigator.gpu`. */
+  /** Implementation of WebGPU. Default `deno`. */
+  readonly provider?: WebGpuProvider;
+  /** What stands for `navigator.gpu` with the provider `deno`. */
   readonly gpu?: GPU;
 }
 
 /**
  * Opens the fastest GPU as a backend. Disposing of it gives the device back; its tensors are then lost.
  *
- * @throws {NoGpuError} when there is no driver
+ * @throws {NoGpuError} when there is no driver, or the provider is not installed
  * @throws {DeviceError} when the device cannot be opened, or cannot time kernels and `profile` is set
  * @throws {RangeError} when `maxBindingBytes` is below 1024, or `memoryBudgetBytes` negative
  */
 export async function createWebGpuBackend(options: WebGpuOptions = {}): Promise<WebGpuBackend> {
-  const { profile = false, maxBindingBytes = Infinity, gpu = navigator.gpu } = options;
+  const { profile = false, maxBindingBytes = Infinity, gpu } = options;
   if (!(maxBindingBytes >= 1024)) {
     throw new RangeError(`Cannot use bindings of ${maxBindingBytes} bytes: at least 1024 are needed`);
   }
-  return new WebGpuBackend(await requestDevice({ gpu, profile }), options);
+  const provider = options.provider === "dawn" ? await dawnProvider() : denoProvider(gpu);
+  return new WebGpuBackend(await requestDevice({ provider, profile }), options);
 }
 
 /** A backend on a WebGPU device; made by {@linkcode createWebGpuBackend}. */
@@ -64,6 +69,8 @@ export class WebGpuBackend implements Backend, StorageOwner {
   readonly ops: Ops;
   readonly offsetAlignmentBytes: number;
   readonly #device: GPUDevice;
+  /** The implementation of WebGPU, which lives as long as its device. */
+  readonly provider: Provider;
   readonly #errors: DeviceErrors;
   readonly #pool: BufferPool;
   readonly #queue: CommandQueue;
@@ -74,7 +81,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
    * @param opened device, which the backend owns from here on
    * @param options as for {@linkcode createWebGpuBackend}
    */
-  constructor({ device, deviceName, isSoftware }: OpenDevice, options: WebGpuOptions) {
+  constructor({ device, deviceName, isSoftware, features, provider }: OpenDevice, options: WebGpuOptions) {
     const { profile = false, maxBindingBytes = Infinity, memoryBudgetBytes } = options;
     this.ledger = new Ledger({ budgetBytes: memoryBudgetBytes });
     const limits = dispatchLimits(device, isSoftware, maxBindingBytes);
@@ -83,13 +90,17 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.isSoftware = isSoftware;
     this.offsetAlignmentBytes = limits.offsetAlignmentBytes;
     this.#device = device;
+    this.provider = provider;
+    const mapping = provider.mapsMemory ? new MemoryMapping() : new CopyMapping();
     this.#errors = new DeviceErrors(device);
     this.#timestamps = device.features.has("timestamp-query")
-      ? new Timestamps(device, BATCH_DISPATCHES, profile)
+      ? new Timestamps(device, mapping, BATCH_DISPATCHES, profile)
       : undefined;
     this.#queue = new CommandQueue(device, this.#errors, {
       limits,
       isSoftware: kernelsFor === "software",
+      features,
+      subgroupDirective: provider.subgroupDirective,
       createWorkspace: () => this.#createWorkspace(),
       timestamps: this.#timestamps,
     });
@@ -98,7 +109,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
       create: (bytes, what) => this.#createBuffer(bytes, what),
       destroy: (buffer) => this.#destroyBuffer(buffer),
     });
-    this.#readback = new Readback(device, this.#queue, this.#errors);
+    this.#readback = new Readback(device, this.#queue, this.#errors, { mapping });
     this.ops = new WebGpuOps(this.#queue);
   }
 
