@@ -51,16 +51,13 @@ export * from "./recompute/policy.ts";
 export { createHostCheckpoints, type HostCheckpoints, type WrapLayer } from "./recompute/host_checkpoints.ts";
 export { recompute } from "./recompute/recompute.ts";
 export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
+export { checkUpdateInBackward, dividedStates, keptOfWeights, type StateSettings } from "./sharding/divided_states.ts";
 export {
-  checkUpdateInBackward,
   createModelStates,
   type CreateParameterOptions,
   createWholeStates,
-  dividedStates,
-  keptOfWeights,
   type ModelStates,
   type OwnElements,
-  type StateSettings,
 } from "./sharding/model_states.ts";
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { checkShard } from "./sharding/split_states.ts";
@@ -80,6 +77,7 @@ export type {
   TokenPartition,
 } from "./strategy/strategy.ts";
 export type {
+  ComputedBatch,
   NamedShape,
   Placement,
   SplitBatch,
@@ -92,11 +90,14 @@ export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
 export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
 export { type DType, ELEMENT_BYTES, elementBytes, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
+export { momentType, type Precision, PRECISIONS } from "./tensor/precision.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
 export { type Checkpoint, CHECKPOINT_FILES, checkSavable, readCheckpoint } from "./train/checkpoint_files.ts";
 export { CheckpointError } from "./train/checkpoint_folder.ts";
 export { DataSource, type DataSourceOptions } from "./train/data_source.ts";
+export { checkPrecision } from "./train/check_precision.ts";
 export { type ChunkCounts, chunkCounts } from "./train/chunk_counts.ts";
+export { GROWTH_INTERVAL, INITIAL_LOSS_SCALE, LossScale, type LossScaleState } from "./train/loss_scale.ts";
 export { learningRateAt } from "./train/lr_schedule.ts";
 export {
   type EstimatedStrategy,
@@ -105,7 +106,13 @@ export {
   type MemoryMoment,
 } from "./train/memory_estimate.ts";
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
-export { createAdamW, createAdamWInBackward, type Optimizer, type UpdatedElements } from "./train/optimizer.ts";
+export {
+  createAdamW,
+  createAdamWInBackward,
+  type Optimizer,
+  type OptimizerSettings,
+  type UpdatedElements,
+} from "./train/optimizer.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, type SafetensorsMetadata, writeSafetensors } from "./train/safetensors_writer.ts";
 export {

@@ -9,6 +9,7 @@ import {
   type AttentionShape,
   type Backend,
   checkHeadSplit,
+  type ComputedBatch,
   contiguousPartition,
   createLocalAttention,
   createReplicatedWeights,
@@ -101,7 +102,7 @@ function createTensorParallel(
     placement: (weight, of = rank) => placementOf(weight, model, of, size),
     slices: slicesOf,
 
-    computation(split: SplitBatch): SplitComputation {
+    computation(split: ComputedBatch): SplitComputation {
       const slices = slicesOf(split);
       return {
         region: { slices: () => slices, gather: rows.gather, scatterSum: rows.scatterSum },

@@ -100,6 +100,8 @@ Deno.test("given values win over defaults", async () => {
     recompute: "selective",
     shard: "optimizer",
     offload: [],
+    precision: "f32",
+    optimizerStates: "auto",
     learningRate: 0.5,
     warmupSteps: 1,
     schedule: "constant",

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertFalse, assertRejects } from "@std/assert";
 import { UnsupportedModelError } from "../../packages/core/config/hf_config.ts";
 import { parameterSpecs } from "../../packages/core/model/parameters.ts";
 import { hasModelWeights, readModelFolder, readModelWeights } from "../../packages/core/train/model_folder.ts";
-import { keptOfWeights } from "../../packages/core/sharding/model_states.ts";
+import { keptOfWeights } from "../../packages/core/sharding/divided_states.ts";
 import { segmentRuns, takePart } from "../../packages/core/sharding/weight_part.ts";
 import { SafetensorsError, SafetensorsFile } from "../../packages/core/train/safetensors.ts";
 import { type HostTensor, writeSafetensors } from "../../packages/core/train/safetensors_writer.ts";

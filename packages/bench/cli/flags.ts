@@ -4,7 +4,7 @@
  * @module
  */
 
-import { MODEL_PRESETS, OFFLOADS, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
+import { MODEL_PRESETS, OFFLOADS, PRECISION_NAMES, RECOMPUTE_POLICIES, SHARD_STAGES } from "@mst/core";
 import { STRATEGY_NAMES } from "../scenario.ts";
 import { bytes, choice, choices, count, decimal, type FlagValues, range, text, toggle } from "./flag.ts";
 
@@ -62,6 +62,10 @@ const RUN_FLAGS = {
   offload: choices(OFFLOADS, {
     help: "what waits in the memory of the host while the device does not need it: the inputs of recomputed layers",
     otherwise: "nothing",
+  }),
+  precision: choice(PRECISION_NAMES, {
+    help: "f32; mixed: weights and activations in f16, sums in f32, the loss scaled as gradients allow",
+    otherwise: "f32",
   }),
   timeout: count({
     max: 86400,
@@ -161,6 +165,10 @@ export const BENCH_FLAGS = {
   "optimizer-in-backward": toggle(
     "update a layer's weights when its backward is done and free its gradients; with --clip=0, on one rank",
   ),
+  "optimizer-states": choice(["f32", "bf16"], {
+    help: "element type of AdamW's moments; bf16 is rounded at random, so that small updates add up",
+    otherwise: "f32, or bf16 with --precision=mixed",
+  }),
   seed: count({ min: 0, max: 2 ** 32 - 1, example: 1, help: "seed of initial weights and data order", otherwise: "0" }),
   "memory-budget": bytes({
     example: "512MiB or 2GiB",

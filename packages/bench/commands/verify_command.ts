@@ -70,7 +70,12 @@ export async function verifyCommand(args: readonly string[], signal: AbortSignal
   console.log(`\n${results.length - exceeded - unread} passed, ${exceeded} failed, ${unread} not verified`);
   if (flags.json !== undefined) {
     const environment = await describeEnvironment("verify", hardware.gpus);
-    await writeJson(flags.json, { format: "mst-verify-1", ...environment, tolerances: TOLERANCES, folders: results });
+    await writeJson(flags.json, {
+      format: "mst-verify-1",
+      ...environment,
+      tolerances: TOLERANCES[flags.precision ?? "f32"],
+      folders: results,
+    });
   }
   if (exceeded > 0) return EXIT.failed;
   return unread > 0 ? EXIT.usage : EXIT.ok;
@@ -107,6 +112,7 @@ async function verifyFolder(
       seqTokens: inputIds.length,
       steps: losses.length,
       recompute: flags.recompute,
+      precision: flags.precision,
       shard: flags.shard,
       offload: flags.offload,
     }),
@@ -125,7 +131,7 @@ async function verifyFolder(
     const ranks = await launchShown(folder, { job, gpus: hardware.gpus, signal });
     const stepLosses = ranks[0].steps.map(({ loss }) => loss);
     const capture = { folder: captureFolder, ranks: run.ranks, losses: stepLosses };
-    const comparisons = await compareWithGolden(golden, capture);
+    const comparisons = await compareWithGolden(golden, capture, TOLERANCES[run.train.precision]);
     return { folder, deviceName: ranks[0].result.deviceName, config: run, comparisons };
   } catch (error) {
     if (!(error instanceof RankFailedError)) throw error;
@@ -141,10 +147,12 @@ function formatResult({ comparisons }: VerifiedFolder): string {
 }
 
 function helpText(): string {
-  const tolerances = Object.entries(TOLERANCES).map(([name, { ofLargest, relative, reason }]) => {
-    const largest = ofLargest > 0 ? `${ofLargest} of the largest number plus ` : "";
-    return `  ${name}: ${largest}${relative} relative; ${reason}`;
-  });
+  const tolerances = Object.entries(TOLERANCES).flatMap(([precision, quantities]) =>
+    Object.entries(quantities).map(([name, { ofLargest, relative, reason }]) => {
+      const largest = ofLargest > 0 ? `${ofLargest} of the largest number plus ` : "";
+      return `  ${precision}, ${name}: ${largest}${relative} relative; ${reason}`;
+    })
+  );
   return [
     formatHelp({
       usage: "deno task verify DIR… [flags]",

@@ -153,6 +153,8 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         seed: flags.seed,
         recompute: flags.recompute,
         shard: flags.shard,
+        precision: flags.precision,
+        optimizerStates: flags["optimizer-states"],
         offload: flags.offload,
         learningRate: flags.lr,
         warmupSteps: flags["lr-warmup"],

@@ -9,6 +9,7 @@ import {
   CheckpointError,
   checkSavable,
   type ModelConfig,
+  momentType,
   readCheckpoint,
   type SavedText,
   type TokenizedText,
@@ -150,6 +151,8 @@ function refuseContradictions(flags: BenchFlags, { model, state }: Checkpoint): 
     "lr-warmup": train.warmupSteps,
     "schedule": train.schedule,
     "clip": train.clipNorm,
+    "precision": train.precision,
+    "optimizer-states": momentType(train),
   };
   const refuse = (flag: string, why: string) => {
     const anew = `to change it, --model=${flags.resume} starts anew from its weights`;

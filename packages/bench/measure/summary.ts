@@ -34,6 +34,10 @@ export interface RunSummary {
   readonly losses: readonly number[];
   /** Global gradient norm of every step. */
   readonly gradNorms: readonly number[];
+  /** Steps whose gradients were not finite, so that weights stayed as they were. */
+  readonly skippedSteps: number;
+  /** Factor on the loss of the last step, where it is scaled. */
+  readonly lossScale?: number;
   /** Steps that were measured. */
   readonly measuredSteps: number;
   /** Documents in the sequences of a measured step, on average. */
@@ -74,6 +78,8 @@ export function summarize(run: RunConfig, launched: readonly LaunchedRank[]): Ru
     deviceName: result.deviceName,
     losses: allSteps.map(({ loss }) => loss),
     gradNorms: allSteps.map(({ gradNorm }) => gradNorm),
+    skippedSteps: allSteps.filter(({ skipped }) => skipped).length,
+    lossScale: allSteps.at(-1)?.lossScale,
     measuredSteps: slowestMs.length,
     documentsPerStep: mean(measured[0].map(({ documents }) => documents)),
     tokensPerSecond: spreadOf(slowestMs.map((ms) => stepTokens(run.train) / ms * 1000)),

@@ -8,6 +8,7 @@ import { type RunConfig, singleRank } from "../config/run_config.ts";
 import { formatComparisons } from "../report/comparison_report.ts";
 import { formatRun } from "../report/run_report.ts";
 import { compareCaptures } from "../verify/compare_captures.ts";
+import { TOLERANCES } from "../verify/tolerance.ts";
 import { measure, type ModeContext, type Outcome } from "./mode.ts";
 
 /** Repeats the run on one rank, and compares loss, gradients and the losses of all steps. */
@@ -22,7 +23,7 @@ export async function verifyAgainstSingle(run: RunConfig, context: ModeContext):
     const comparisons = await compareCaptures({ folder: ours, losses: summary.losses }, {
       folder: theirs,
       losses: singleSummary.losses,
-    });
+    }, TOLERANCES[run.train.precision]);
     return {
       text: `${formatRun(run, summary)}\n\nagainst one rank\n${formatComparisons(comparisons)}`,
       runs: [{ name: run.strategy, config: run, summary }, { name: "single", config: single, summary: singleSummary }],

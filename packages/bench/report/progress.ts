@@ -68,14 +68,14 @@ export class Progress {
     this.#isShowing = false;
   }
 
-  #describe({ step, loss, stepMs }: StepReport, peakBytes: number): string {
+  #describe({ step, loss, stepMs, skipped }: StepReport, peakBytes: number): string {
     const { train, warmup, resume } = this.#run;
     if (step - (resume?.step ?? 0) > warmup || this.#stepMs.length === 0) this.#stepMs.push(stepMs);
     const { median } = spreadOf(this.#stepMs.slice(this.#stepMs.length > 1 && warmup > 0 ? 1 : 0));
     const left = train.steps - step;
     return [
       `${this.#name}: step ${step}/${train.steps}`,
-      `loss ${loss.toFixed(4)}`,
+      `loss ${loss.toFixed(4)}${skipped ? ", skipped as gradients overflowed" : ""}`,
       `${formatRate(stepTokens(train) / stepMs * 1000)} tokens/s`,
       `${formatBytes(peakBytes)} a rank`,
       left > 0 ? `${formatSeconds(left * median / 1000)} left` : "done",

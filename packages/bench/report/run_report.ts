@@ -10,6 +10,7 @@ import {
   type LinkProfile,
   MEMORY_TAGS,
   MODEL_PRESETS,
+  momentType,
   OFFLOADS,
   parameterCount,
   type TrainConfig,
@@ -46,7 +47,9 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
   return [
     `strategies over ${formatNumberOf(ranks, "rank")}`,
     describeModel(config),
-    `recompute ${train.recompute}, shard ${shard}${train.packed ? ", packed" : ""}`,
+    `${train.precision === "f32" ? "" : `${train.precision}, `}recompute ${train.recompute}, shard ${shard}${
+      train.packed ? ", packed" : ""
+    }`,
     describeDevice(config),
   ].join("; ");
 }
@@ -55,7 +58,9 @@ export function describeComparison(runs: readonly PlannedRun[]): string {
 export function describeRun(run: RunConfig): string {
   const { train } = run;
   const packed = train.packed ? ", packed" : "";
-  return [describeTopology(run), describeModel(run), describeStep(train) + packed, describeDevice(run)].join("; ");
+  const precision = train.precision === "f32" ? [] : [train.precision];
+  return [describeTopology(run), describeModel(run), describeStep(train) + packed, ...precision, describeDevice(run)]
+    .join("; ");
 }
 
 /** The tokens of a step, such as `2 micro-batches of 4 sequences of 8,192 tokens a step`. */
@@ -88,6 +93,12 @@ function describeModel({ model, modelName }: RunConfig): string {
     }, ${model.heads}/${model.kvHeads} heads, MLP ${model.ffn}, V ${model.vocab})`;
 }
 
+/** Element types, and how the loss was scaled. */
+function precisionFact({ train }: RunConfig, { lossScale, skippedSteps }: RunSummary): [string, string] {
+  const skipped = skippedSteps > 0 ? `, ${formatNumberOf(skippedSteps, "step")} skipped as gradients overflowed` : "";
+  return ["precision", `mixed; moments in ${momentType(train)}; loss scaled by ${lossScale}${skipped}`];
+}
+
 /** The report of one run. */
 export function formatRun(run: RunConfig, summary: RunSummary): string {
   const { train } = run;
@@ -102,6 +113,7 @@ export function formatRun(run: RunConfig, summary: RunSummary): string {
     ...train.packed ? [documentFact(run, summary)] : [],
     ...weightsFact(run),
     ...checkpointFacts(run),
+    ...train.precision === "mixed" ? [precisionFact(run, summary)] : [],
     ["loss", losses.map((loss) => loss.toFixed(4)).join(" ")],
     [
       "tokens/s",

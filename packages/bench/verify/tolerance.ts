@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { PrecisionName } from "@mst/core";
+
 /** How far a number may be from the expected one: absolute (as a part of the tensor's largest) plus relative. */
 export interface Tolerance {
   /** Part of the largest expected magnitude of the tensor. */
@@ -31,7 +33,10 @@ export interface Comparison {
 }
 
 /** Tolerances of comparisons, by quantity. */
-export const TOLERANCES = {
+export type Tolerances = Readonly<Record<"loss" | "logits" | "gradients" | "losses", Tolerance>>;
+
+/** Tolerances where all numbers are f32. */
+const F32: Tolerances = {
   loss: {
     ofLargest: 0,
     relative: 1e-5,
@@ -54,7 +59,35 @@ export const TOLERANCES = {
     reason:
       "AdamW divides by the root of small second moments in its first steps, which makes rounding of gradients grow",
   },
-} as const satisfies Record<string, Tolerance>;
+};
+
+/** Tolerances where weights and activations are f16, of 11 significant bits: each is off by up to 4.9e-4 of its size. */
+const MIXED: Tolerances = {
+  loss: {
+    ofLargest: 0,
+    relative: 1e-3,
+    reason: "a mean over many tokens, of f16 logits whose roundings (4.9e-4 of each) nearly cancel",
+  },
+  logits: {
+    ofLargest: 4e-3,
+    relative: 2e-3,
+    reason:
+      "weights, the residual stream and the logits themselves are each rounded to 4.9e-4 of their size, per layer",
+  },
+  gradients: {
+    ofLargest: 2e-2,
+    relative: 2e-2,
+    reason: "as logits, through forward and backward, and sums over tokens in which large terms cancel",
+  },
+  losses: {
+    ofLargest: 0,
+    relative: 5e-3,
+    reason: "as loss, and updates of f16 weights are rounded at random to steps of up to 9.8e-4 of their size",
+  },
+};
+
+/** Tolerances by precision. */
+export const TOLERANCES: Readonly<Record<PrecisionName, Tolerances>> = { f32: F32, mixed: MIXED };
 
 /**
  * Compares numbers with the expected ones.

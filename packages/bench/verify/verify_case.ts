@@ -7,7 +7,7 @@
 import { SafetensorsFile } from "@mst/core";
 import { captureFile } from "../rank/capture.ts";
 import type { GoldenCase } from "./golden_case.ts";
-import { compare, type Comparison, TOLERANCES } from "./tolerance.ts";
+import { compare, type Comparison, type Tolerances } from "./tolerance.ts";
 
 /** What the ranks of a run left behind. */
 export interface GoldenCapture {
@@ -20,17 +20,21 @@ export interface GoldenCapture {
 }
 
 /** Compares loss, logits, every gradient and the losses of the steps. */
-export async function compareWithGolden(golden: GoldenCase, capture: GoldenCapture): Promise<Comparison[]> {
+export async function compareWithGolden(
+  golden: GoldenCase,
+  capture: GoldenCapture,
+  tolerances: Tolerances,
+): Promise<Comparison[]> {
   const logits = await gatherLogits(golden, capture);
   using file = await SafetensorsFile.open(captureFile(capture.folder, 0));
   const comparisons = [
-    compare("loss", await file.readFloats("loss"), [golden.loss], TOLERANCES.loss),
-    compare("logits", logits, golden.logits, TOLERANCES.logits),
+    compare("loss", await file.readFloats("loss"), [golden.loss], tolerances.loss),
+    compare("logits", logits, golden.logits, tolerances.logits),
   ];
   for (const [name, expected] of golden.gradients) {
-    comparisons.push(compare(`grad.${name}`, await file.readFloats(`grad.${name}`), expected, TOLERANCES.gradients));
+    comparisons.push(compare(`grad.${name}`, await file.readFloats(`grad.${name}`), expected, tolerances.gradients));
   }
-  comparisons.push(compare("losses", capture.losses, golden.losses, TOLERANCES.losses));
+  comparisons.push(compare("losses", capture.losses, golden.losses, tolerances.losses));
   return comparisons;
 }
 

@@ -21,6 +21,15 @@ export const SHARD_STAGES = ["none", "optimizer", "gradients", "weights"] as con
 /** What can wait on the host while the device does not need it: the inputs of blocks. */
 export const OFFLOADS = ["checkpoints"] as const;
 
+/**
+ * Element types of a run: all numbers f32; or weights and activations f16, with f32 for sums over rows, norms, losses and
+ * the gradients of weights (compare Micikevicius et al. 2018).
+ */
+export const PRECISION_NAMES = ["f32", "mixed"] as const;
+
+/** Element type of AdamW's moments; `auto` takes bf16 where weights are f16, else f32. */
+export const OPTIMIZER_STATES = ["auto", "f32", "bf16"] as const;
+
 /** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
 export const chunksSchema = z.union([z.literal("auto"), count]);
 
@@ -37,6 +46,8 @@ export const trainSettingsSchema = z.strictObject({
   recompute: z.enum(RECOMPUTE_POLICIES).default("layer"),
   shard: z.enum(SHARD_STAGES).default("none"),
   offload: z.array(z.enum(OFFLOADS)).default([]),
+  precision: z.enum(PRECISION_NAMES).default("f32"),
+  optimizerStates: z.enum(OPTIMIZER_STATES).default("auto"),
   learningRate: z.number().nonnegative().default(1e-3),
   warmupSteps: z.number().int().nonnegative().default(0),
   schedule: z.enum(["cosine", "constant"]).default("cosine"),
@@ -81,6 +92,9 @@ export type ShardStage = TrainConfig["shard"];
 
 /** What is kept on the host. */
 export type Offload = TrainConfig["offload"][number];
+
+/** Name of the element types of a run. */
+export type PrecisionName = TrainConfig["precision"];
 
 /** A recompute policy. */
 export type RecomputePolicy = TrainConfig["recompute"];

@@ -51,7 +51,7 @@ export async function rematerializeLayer(layer: Layer, x: Tensor): Promise<Saved
   return saved;
 }
 
-/** Makes the output of a layer: a share of `out` when given, else a tensor of that shape; owned by the caller. */
+/** Makes the output of a layer: a share of `out` when given, else a tensor as x; owned by the caller. */
 export function outputLike(backend: Backend, x: Tensor, out?: Tensor): Tensor {
-  return out ? out.share() : backend.empty(x.shape, "activations");
+  return out ? out.share() : backend.empty(x.shape, "activations", x.dtype);
 }

@@ -54,15 +54,15 @@ export function lmHeadLoss(
   const [rows, dim] = x.shape;
   const vocab = head.value.shape[0];
   const losses = backend.empty([rows], "activations");
-  const dx = zeros(backend, x.shape, "activations");
+  const dx = zeros(backend, x.shape, "activations", x.dtype);
   for (const { start, end } of planChunks(rows, chunks)) {
     using xSlice = x.rows(start, end);
     using dxSlice = dx.rows(start, end);
     using labelSlice = labels.rows(start, end);
     using lossSlice = losses.rows(start, end);
     using rstd = backend.empty([end - start], "scratch");
-    using normed = backend.empty([end - start, dim], "scratch");
-    using logits = backend.empty([end - start, vocab], "scratch");
+    using normed = backend.empty([end - start, dim], "scratch", x.dtype);
+    using logits = backend.empty([end - start, vocab], "scratch", x.dtype);
 
     ops.rmsNorm(xSlice, norm.value, normed, rstd, normEpsilon);
     ops.matmul(normed, head.value, logits, { transposeB: true });
@@ -91,8 +91,8 @@ export async function lmHeadLogits(
   for (const { start, end } of planChunks(rows, chunks)) {
     using xSlice = x.rows(start, end);
     using rstd = backend.empty([end - start], "scratch");
-    using normed = backend.empty([end - start, dim], "scratch");
-    using logits = backend.empty([end - start, head.value.shape[0]], "scratch");
+    using normed = backend.empty([end - start, dim], "scratch", x.dtype);
+    using logits = backend.empty([end - start, head.value.shape[0]], "scratch", x.dtype);
     backend.ops.rmsNorm(xSlice, norm.value, normed, rstd, normEpsilon);
     backend.ops.matmul(normed, head.value, logits, { transposeB: true });
     await receive(logits, start, end);

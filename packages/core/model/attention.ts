@@ -75,7 +75,7 @@ export function createAttentionLayer(
     const rows = slices.reduce((sum, slice) => sum + rowsOfSlice(slice), 0);
     const projections = [query, key, value].map((weight) => ({
       weight,
-      out: scope.own(backend.empty([rows, weight.value.shape[0]], "activations")),
+      out: scope.own(backend.empty([rows, weight.value.shape[0]], "activations", x.dtype)),
     }));
     for (const slice of slices) {
       using xRows = x.rows(slice.start, slice.end);
@@ -98,12 +98,11 @@ export function createAttentionLayer(
     using angles = rotary.of(slice);
     using qRows = attentionRows(q, slice);
     using kRows = attentionRows(k, slice);
-    ops.rope(qRows, angles, heads, options);
-    ops.rope(kRows, angles, kvHeads, options);
+    ops.rope(qRows, angles, heads, { ...options, keys: { x: kRows, heads: kvHeads } });
   }
 
   function norm(x: Tensor, rstd: Tensor): Tensor {
-    const normed = backend.empty(x.shape, "activations");
+    const normed = backend.empty(x.shape, "activations", x.dtype);
     ops.rmsNorm(x, attentionNorm.value, normed, rstd, normEpsilon);
     return normed;
   }
@@ -124,7 +123,7 @@ export function createAttentionLayer(
   /** Gradient of the attended values from dy; adds the gradient of the output projection. */
   async function outputBackward(dy: Tensor, out: Tensor): Promise<Tensor> {
     using scope = new Scope();
-    const dOut = scope.own(backend.empty(out.shape, "activations"));
+    const dOut = scope.own(backend.empty(out.shape, "activations", out.dtype));
     for (const slice of region.slices(dy.shape[0])) {
       using dyRows = dy.rows(slice.start, slice.end);
       using all = (await region.gather(dyRows)).all;

@@ -15,6 +15,7 @@ import type { HostCheckpoints } from "../recompute/host_checkpoints.ts";
 import { gathered } from "../sharding/gathered.ts";
 import type { SequenceStrategy, TokenPartition } from "../strategy/strategy.ts";
 import type { SplitComputation } from "../strategy/tensor_parallel.ts";
+import { type Precision, PRECISIONS } from "../tensor/precision.ts";
 import { type Saved, Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { createDecoderBlock } from "./decoder_block.ts";
@@ -43,6 +44,8 @@ export interface DecoderOptions {
   readonly policy: RecomputePolicy;
   /** Where the inputs of blocks wait for their backward, under a policy that keeps nothing else. Default: the device. */
   readonly hostCheckpoints?: HostCheckpoints;
+  /** Element types; f32 when left out. */
+  readonly precision?: Pick<Precision, "activations">;
 }
 
 /** A decoder over sequences of one length. */
@@ -60,7 +63,18 @@ export interface Decoder {
 
 /** Makes a decoder; it holds no device memory between calls. */
 export function createDecoder(
-  { backend, model, parameters, strategy, seqTokens, mlpChunks, headChunks, policy, hostCheckpoints }: DecoderOptions,
+  {
+    backend,
+    model,
+    parameters,
+    strategy,
+    seqTokens,
+    mlpChunks,
+    headChunks,
+    policy,
+    hostCheckpoints,
+    precision: { activations } = PRECISIONS.f32,
+  }: DecoderOptions,
 ): Decoder {
   const { groups } = parameters;
   const partition = strategy.partition(seqTokens);
@@ -102,7 +116,7 @@ export function createDecoder(
   async function lossAndGradients(batch: TokenBatch, scale: number): Promise<Tensor> {
     using scope = new Scope();
     const { inputs, labels } = batch;
-    const computation = split.computation({ batch: batch.batch, positions });
+    const computation = split.computation({ batch: batch.batch, positions, activations });
     const blocks = createBlocks(batch, computation.region, scope);
     let x = scope.own(await embed(computation, inputs));
     const saved: Saved[] = [];
@@ -132,7 +146,7 @@ export function createDecoder(
 
   async function logits(batch: TokenBatch): Promise<Float32Array> {
     using scope = new Scope();
-    const computation = split.computation({ batch: batch.batch, positions });
+    const computation = split.computation({ batch: batch.batch, positions, activations });
     const blocks = createBlocks(batch, computation.region, scope);
     let x = scope.own(await embed(computation, batch.inputs));
     for (const block of blocks) {

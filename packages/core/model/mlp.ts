@@ -40,12 +40,12 @@ export function createMlpLayer(
   async function project(x: Tensor, scope: Scope): Promise<{ parts: Projected; counts: readonly number[] }> {
     const ffn = gateWeight.value.shape[0]; // looked up here, since weights need not be at hand before
     const rstd = scope.own(backend.empty([x.shape[0]], "activations"));
-    using normed = backend.empty(x.shape, "activations");
+    using normed = backend.empty(x.shape, "activations", x.dtype);
     ops.rmsNorm(x, mlpNorm.value, normed, rstd, normEpsilon);
     const { all, counts } = await region.gather(normed);
     using input = all;
-    const gate = scope.own(backend.empty([input.shape[0], ffn], "activations"));
-    const up = scope.own(backend.empty([input.shape[0], ffn], "activations"));
+    const gate = scope.own(backend.empty([input.shape[0], ffn], "activations", x.dtype));
+    const up = scope.own(backend.empty([input.shape[0], ffn], "activations", x.dtype));
     ops.matmul(input, gateWeight.value, gate, { transposeB: true });
     ops.matmul(input, upWeight.value, up, { transposeB: true });
     return { parts: { rstd, gate, up }, counts };
@@ -71,7 +71,7 @@ export function createMlpLayer(
     async forward(x: Tensor, out?: Tensor): Promise<Forward> {
       using scope = new Scope();
       const { parts, counts } = await project(x, scope);
-      using activation = backend.empty(parts.gate.shape, "activations");
+      using activation = backend.empty(parts.gate.shape, "activations", x.dtype);
       ops.gatedActivation(parts.gate, parts.up, activation);
       const y = await combine(x, activation, counts, out);
       return { y, saved: save(x, scope, parts) };
@@ -82,13 +82,13 @@ export function createMlpLayer(
       {
         const { all } = await region.gather(dy);
         using dOut = all;
-        using dActivation = backend.empty(gate.shape, "activations");
+        using dActivation = backend.empty(gate.shape, "activations", gate.dtype);
         ops.matmul(dOut, down.value, dActivation);
         ops.gatedActivationBackward(gate, up, dActivation);
         const activation = dActivation; // became the activation, as gate and up became their gradients
         if (down.gradient) ops.matmul(dOut, activation, down.gradient, { transposeA: true, accumulate: true });
       }
-      using normed = backend.empty(x.shape, "activations");
+      using normed = backend.empty(x.shape, "activations", x.dtype);
       ops.rmsNorm(x, mlpNorm.value, normed, rstd, normEpsilon);
       const { all, counts } = await region.gather(normed);
       if (gateWeight.gradient) ops.matmul(gate, all, gateWeight.gradient, { transposeA: true, accumulate: true });

@@ -9,7 +9,8 @@ import type { ModelConfig } from "../config/model_config.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import { createWholeStates, type ModelStates } from "../sharding/model_states.ts";
 import { type PartRuns, takePart } from "../sharding/weight_part.ts";
-import { elementCount, type Shape } from "../tensor/shape.ts";
+import { type Precision, PRECISIONS } from "../tensor/precision.ts";
+import { type DType, elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Standard deviation of initial projections and embeddings (transformers' default initializer_range). */
@@ -111,6 +112,8 @@ export interface CreateParametersOptions {
   readonly frozen?: ReadonlySet<string>;
   /** Keeps weights and gradients; all of them whole when left out. */
   readonly states?: ModelStates;
+  /** Element types; f32 when left out. */
+  readonly precision?: Pick<Precision, "weights">;
 }
 
 /**
@@ -123,7 +126,13 @@ export interface CreateParametersOptions {
 export function createParameters(
   backend: Backend,
   model: ModelConfig,
-  { seed, weights, frozen = new Set(), states = createWholeStates(backend) }: CreateParametersOptions,
+  {
+    seed,
+    weights,
+    frozen = new Set(),
+    states = createWholeStates(backend),
+    precision = PRECISIONS.f32,
+  }: CreateParametersOptions,
 ): DecoderParameters {
   const specs = parameterSpecs(model);
   if (weights) checkWeights(specs, weights, states);
@@ -139,9 +148,15 @@ export function createParameters(
         backend.ops.initNormal(target, { std: INITIAL_STD, seed, stream, start, ...columns });
       }
     };
-    byName.set(name, states.create(name, shape, { initialize, frozen: frozen.has(name) }));
+    const dtype = weightType(shape, precision);
+    byName.set(name, states.create(name, shape, { initialize, frozen: frozen.has(name), dtype }));
   }
   return assemble(model, byName, states);
+}
+
+/** Element type of a weight of that shape: norms stay f32. */
+export function weightType(shape: Shape, { weights }: Pick<Precision, "weights">): DType {
+  return shape.length === 1 ? "f32" : weights;
 }
 
 function assemble(

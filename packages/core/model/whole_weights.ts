@@ -10,7 +10,7 @@ import type { ModelConfig } from "../config/model_config.ts";
 import { WHOLE_REGION } from "../layer/region.ts";
 import { lmHeadLogits, lmHeadLoss, type LmHeadLossOptions, type LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
-import type { SplitBatch, SplitComputation, TensorParallel, WeightLayout } from "../strategy/tensor_parallel.ts";
+import type { ComputedBatch, SplitComputation, TensorParallel, WeightLayout } from "../strategy/tensor_parallel.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { localRows } from "./token_batch.ts";
 
@@ -47,7 +47,7 @@ function wholeLayout({ heads, kvHeads }: ModelConfig, { rank, ranks }: LayoutStr
 
 function createWholeComputation(
   backend: Backend,
-  { batch, positions }: SplitBatch,
+  { batch, positions, activations }: ComputedBatch,
   rank: number,
 ): SplitComputation {
   const { ops } = backend;
@@ -59,7 +59,7 @@ function createWholeComputation(
     embed(ids: Uint32Array, table: Tensor): Promise<Tensor> {
       const local = own(ids);
       using rows = tensorFrom(backend, local, [local.length], "activations");
-      const x = backend.empty([local.length, table.shape[1]], "activations");
+      const x = backend.empty([local.length, table.shape[1]], "activations", activations);
       ops.embedding(rows, table, x);
       return Promise.resolve(x);
     },

@@ -5,6 +5,7 @@
  */
 
 import type { RecomputePolicy } from "../config/train_config.ts";
+import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 
 /** What a decoder block may keep for its backward; `attention` is q, k, v, out and log-sum-exp as the strategy keeps them. */
 export type KeptTensor =
@@ -16,26 +17,33 @@ export type KeptTensor =
   | "gate"
   | "up";
 
-/**
- * Elements of each tensor.
- *
- * @param dim model width
- * @param rows rows of the local sequences
- * @param saved elements that the strategy's attention saves, and those of gate or up
- */
-export function keptElements(
-  dim: number,
-  rows: number,
-  { attention, projected }: { readonly attention: number; readonly projected: number },
+/** What {@linkcode keptBytes} depends on. */
+export interface KeptSizes {
+  /** Model width. */
+  readonly dim: number;
+  /** Rows of the local sequences. */
+  readonly rows: number;
+  /** Bytes that the strategy's attention saves. */
+  readonly attentionBytes: number;
+  /** Elements of gate, and of up. */
+  readonly projected: number;
+  /** Element type of activations. */
+  readonly activations: DType;
+}
+
+/** Bytes of each tensor. */
+export function keptBytes(
+  { dim, rows, attentionBytes, projected, activations }: KeptSizes,
 ): Record<KeptTensor, number> {
+  const each = elementBytes(activations);
   return {
-    "block input": rows * dim,
-    "attention rstd": rows,
-    "attention": attention,
-    "mlp input": rows * dim,
-    "mlp rstd": rows,
-    "gate": projected,
-    "up": projected,
+    "block input": rows * dim * each,
+    "attention rstd": rows * ELEMENT_BYTES,
+    "attention": attentionBytes,
+    "mlp input": rows * dim * each,
+    "mlp rstd": rows * ELEMENT_BYTES,
+    "gate": projected * each,
+    "up": projected * each,
   };
 }
 

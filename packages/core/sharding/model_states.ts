@@ -6,19 +6,23 @@
 
 import type { Backend } from "../backend/backend.ts";
 import { PARTIAL_SUMS } from "../backend/ops.ts";
-import type { ModelConfig } from "../config/model_config.ts";
-import type { ShardStage, TrainConfig } from "../config/train_config.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
-import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
-import { elementCount, type Shape } from "../tensor/shape.ts";
+import { type DType, elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Segment, segmentBounds } from "../transport/collectives.ts";
+import type { Segment } from "../transport/collectives.ts";
+import {
+  checkUpdateInBackward,
+  dividedStates,
+  ownSegment,
+  type StateSettings,
+  wholeSegment,
+} from "./divided_states.ts";
 import { createShardedGradients, createWholeGradients, type GradientStore } from "./gradient_store.ts";
 import type { StoredTensor } from "./stored_tensor.ts";
 import { createTransientGradients } from "./transient_gradients.ts";
-import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
+import { type PartRuns, segmentRuns } from "./weight_part.ts";
 import { createShardedWeights, createWholeWeights, type Initialize, type WeightStore } from "./weight_store.ts";
 
 /** Options of {@linkcode ModelStates.create}. */
@@ -27,12 +31,18 @@ export interface CreateParameterOptions {
   readonly initialize: Initialize;
   /** Whether it is not trained, and so gets no gradient. */
   readonly frozen?: boolean;
+  /** Element type of the weight, f32 by default. Gradients are f32. */
+  readonly dtype?: DType;
 }
 
 /** The elements of a parameter that this rank updates. */
 export interface OwnElements {
   /** Name of the parameter. */
   readonly name: string;
+  /** Number of the parameter, in the order of creation. */
+  readonly stream: number;
+  /** Index of the first of them within the whole weight; where a rank holds columns of it, within the rank's part. */
+  readonly start: number;
   /** Of the weight, flat. */
   readonly value: Tensor;
   /** Of its gradient, flat; where updates run in backward, there only while one does. */
@@ -70,9 +80,6 @@ export interface ModelStates {
   free(): void;
 }
 
-/** Where ranks meet for their states. */
-type Ranks = Pick<SequenceStrategy, "rank" | "ranks">;
-
 /** Every rank for itself: all states whole, and nothing to exchange. */
 export function createWholeStates(backend: Backend): ModelStates {
   const done = () => Promise.resolve();
@@ -80,24 +87,6 @@ export function createWholeStates(backend: Backend): ModelStates {
     createWholeWeights(backend, { own: wholeSegment, publish: done }),
     createWholeGradients(backend, { own: wholeSegment, reduce: done, reduceAll: done }),
     { updated: wholeSegment, sumSquares: done },
-  );
-}
-
-/** What of a model's training says where its states are. */
-export type StateSettings = Pick<TrainConfig, "shard"> & Partial<Pick<TrainConfig, "optimizerInBackward">>;
-
-/**
- * Refuses to update in backward where ranks would have to exchange gradients before.
- *
- * @throws {UnsupportedTopologyError} when there are several ranks
- */
-export function checkUpdateInBackward(
-  { ranks }: Pick<Ranks, "ranks">,
-  { optimizerInBackward }: Pick<StateSettings, "optimizerInBackward">,
-): void {
-  if (!optimizerInBackward || ranks === 1) return;
-  throw new UnsupportedTopologyError(
-    `Cannot update in backward over ${ranks} ranks: gradients have to be summed over them before, wanted 1 rank`,
   );
 }
 
@@ -135,7 +124,7 @@ export function createModelStates(
     ? createShardedGradients(backend, strategy)
     : createWholeGradients(backend, wholeGradients);
   const updated = (size: number, rank: number) => ownSegment(size, { rank, ranks: strategy.ranks }, divided.moments);
-  return composeStates(weights, gradients, { updated, sumSquares });
+  return composeStates(weights, gradients, { own, updated, sumSquares });
 }
 
 /** All states of one rank whole but for gradients, which are used up by the update in backward. */
@@ -166,46 +155,15 @@ export async function sumSquaresOverRanks(
   backend.write(partials, sums);
 }
 
-/** Which states ranks divide among themselves. */
-export function dividedStates(
-  { ranks }: Pick<Ranks, "ranks">,
-  shard: ShardStage,
-): { readonly weights: boolean; readonly gradients: boolean; readonly moments: boolean } {
-  const isDivided = ranks > 1;
-  return {
-    weights: isDivided && shard === "weights",
-    gradients: isDivided && (shard === "weights" || shard === "gradients"),
-    moments: isDivided && shard !== "none",
-  };
-}
-
-/** Which elements of a weight of a model a rank keeps, and so has to be given. */
-export function keptOfWeights(
-  model: ModelConfig,
-  strategy: Ranks & Pick<SequenceStrategy, "tensorParallel">,
-  shard: ShardStage,
-): (weight: NamedShape) => PartRuns {
-  const split = strategy.tensorParallel?.(model);
-  if (split) return (weight) => partRuns(weight.shape, split.placement(weight).part);
-  const { weights } = dividedStates(strategy, shard);
-  return ({ shape }) => {
-    const size = elementCount(shape);
-    return segmentRuns(size, ownSegment(size, strategy, weights));
-  };
-}
-
-/** Elements that a rank keeps of a state of `size` elements. */
-export function ownSegment(size: number, { rank, ranks }: Ranks, isDivided: boolean): Segment {
-  return isDivided ? segmentBounds(size, ranks, rank) : wholeSegment(size);
-}
-
-function wholeSegment(size: number): Segment {
-  return { start: 0, end: size };
-}
-
 /** A parameter with where its weight and gradient are kept. */
 class StoredParameter implements Parameter {
-  constructor(readonly name: string, readonly weight: StoredTensor, readonly gradients?: StoredTensor) {}
+  constructor(
+    readonly name: string,
+    readonly stream: number,
+    readonly size: number,
+    readonly weight: StoredTensor,
+    readonly gradients?: StoredTensor,
+  ) {}
 
   get value(): Tensor {
     return this.weight.whole;
@@ -219,7 +177,8 @@ class StoredParameter implements Parameter {
 function composeStates(
   weights: WeightStore<StoredTensor>,
   gradients: GradientStore<StoredTensor>,
-  { updated, sumSquares, onComplete = () => {} }: {
+  { own = wholeSegment, updated, sumSquares, onComplete = () => {} }: {
+    readonly own?: (size: number) => Segment;
     readonly updated: (size: number, rank: number) => Segment;
     readonly sumSquares: (partials: Tensor) => Promise<void>;
     /** Sets what complete gradients go to before they are freed. */
@@ -228,7 +187,7 @@ function composeStates(
 ): ModelStates {
   const stored = new Map<Parameter, StoredParameter>();
   const trained = () =>
-    [...stored.values()].flatMap(({ name, weight, gradients }) => gradients ? [{ name, weight, gradients }] : []);
+    [...stored.values()].flatMap(({ gradients, ...parameter }) => gradients ? [{ ...parameter, gradients }] : []);
 
   return {
     kept({ shape }: NamedShape): PartRuns {
@@ -241,9 +200,16 @@ function composeStates(
       return segmentRuns(size, updated(size, rank));
     },
 
-    create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
-      const weight = weights.create(name, shape, initialize);
-      const parameter = new StoredParameter(name, weight, frozen ? undefined : gradients.create(name, shape));
+    create(name: string, shape: Shape, options: CreateParameterOptions): Parameter {
+      const { initialize, frozen = false, dtype = "f32" } = options;
+      const weight = weights.create(name, shape, initialize, dtype);
+      const parameter = new StoredParameter(
+        name,
+        stored.size,
+        elementCount(shape),
+        weight,
+        frozen ? undefined : gradients.create(name, shape),
+      );
       stored.set(parameter, parameter);
       return parameter;
     },
@@ -258,8 +224,10 @@ function composeStates(
 
     own: () =>
       trained()
-        .map(({ name, weight, gradients }) => ({
+        .map(({ name, stream, size, weight, gradients }) => ({
           name,
+          stream,
+          start: own(size).start,
           value: weight.own,
           get gradient() {
             return gradients.own;

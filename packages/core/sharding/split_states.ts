@@ -12,12 +12,11 @@ import type { NamedShape, Placement, TensorParallel } from "../strategy/tensor_p
 import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { checkUpdateInBackward, type StateSettings } from "./divided_states.ts";
 import {
-  checkUpdateInBackward,
   type CreateParameterOptions,
   type ModelStates,
   type OwnElements,
-  type StateSettings,
   sumSquaresOverRanks,
 } from "./model_states.ts";
 import { partRuns, partShape, putPart } from "./weight_part.ts";
@@ -28,7 +27,7 @@ interface SplitParameter extends Parameter {
   readonly shape: Shape;
   readonly placement: Placement;
   /** Flat handles for the update. */
-  readonly own: Pick<OwnElements, "value" | "gradient">;
+  readonly own: Omit<OwnElements, "name" | "inNorm">;
 }
 
 /**
@@ -96,13 +95,15 @@ export function createSplitStates(
     kept: (weight) => partRuns(weight.shape, split.placement(weight).part),
     updated: (weight, of) => partRuns(weight.shape, split.placement(weight, of).part),
 
-    create(name: string, shape: Shape, { initialize, frozen = false }: CreateParameterOptions): Parameter {
+    create(name: string, shape: Shape, options: CreateParameterOptions): Parameter {
+      const { initialize, frozen = false, dtype = "f32" } = options;
       const placement = split.placement({ name, shape });
-      const value = backend.empty(partShape(shape, placement.part), "weights");
+      const value = backend.empty(partShape(shape, placement.part), "weights", dtype);
       initialize(value, partRuns(shape, placement.part));
       const gradient = frozen ? undefined : zeros(backend, value.shape, "gradients");
       const flat = (tensor: Tensor) => tensor.elements(0, tensor.size);
-      const own = { value: flat(value), gradient: flat(gradient ?? value) };
+      const { start } = partRuns(shape, placement.part);
+      const own = { stream: all.length, start, value: flat(value), gradient: flat(gradient ?? value) };
       const parameter = { name, shape, value, gradient, placement, own };
       all.push(parameter);
       return parameter;

@@ -7,7 +7,7 @@
 import type { Backend } from "../backend/backend.ts";
 import type { ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
-import { elementCount, type Shape } from "../tensor/shape.ts";
+import { type DType, elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Segment, segmentBounds } from "../transport/collectives.ts";
 import { release } from "../transport/release.ts";
@@ -24,7 +24,7 @@ export interface WeightStore<W extends StoredTensor> {
   /** Elements of a weight of `size` elements that stay on this rank. */
   kept(size: number): Segment;
   /** Adds a weight. */
-  create(name: string, shape: Shape, initialize: Initialize): W;
+  create(name: string, shape: Shape, initialize: Initialize, dtype: DType): W;
   /** Weights that are used together. */
   group(weights: readonly W[]): Pick<ParameterGroup, "prefetch" | "withWeights">;
   /** Makes known to all ranks what a step made of their own elements. */
@@ -50,8 +50,8 @@ export function createWholeWeights(
 
   return {
     kept: (size) => ({ start: 0, end: size }),
-    create(_name: string, shape: Shape, initialize: Initialize): StoredTensor {
-      const whole = backend.empty(shape, "weights");
+    create(_name: string, shape: Shape, initialize: Initialize, dtype: DType): StoredTensor {
+      const whole = backend.empty(shape, "weights", dtype);
       initialize(whole, partRuns(shape));
       const { start, end } = own(whole.size);
       const weight = wholeTensor(whole, whole.elements(start, end));
@@ -110,7 +110,7 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
 
     /** Puts the segments of all ranks on the device and frees them on the host. */
     function open(parts: readonly Float32Array[]): void {
-      for (const weight of weights) weight.open(backend.empty(weight.shape, "weights"));
+      for (const weight of weights) weight.open(backend.empty(weight.shape, "weights", weight.own.dtype));
       for (const [owner, part] of parts.entries()) {
         for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {
           if (start === end) continue;
@@ -139,9 +139,9 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
 
   return {
     kept,
-    create(name: string, shape: Shape, initialize: Initialize): ShardedTensor {
+    create(name: string, shape: Shape, initialize: Initialize, dtype: DType): ShardedTensor {
       const { start, end } = kept(elementCount(shape));
-      const own = backend.empty([end - start], "weights");
+      const own = backend.empty([end - start], "weights", dtype);
       if (end > start) initialize(own, segmentRuns(elementCount(shape), { start, end }));
       const weight = new ShardedTensor(name, shape, own);
       all.push(weight);

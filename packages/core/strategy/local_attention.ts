@@ -6,7 +6,7 @@
 
 import { type Backend, zeros } from "../backend/backend.ts";
 import type { AttentionShape } from "../backend/ops.ts";
-import { ELEMENT_BYTES } from "../tensor/shape.ts";
+import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 import { type Saved, savedTensors } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { positionBytes, uploadPositions } from "./attention_positions.ts";
@@ -26,7 +26,7 @@ export function createLocalAttention(
 
   return {
     forward(q: Tensor, k: Tensor, v: Tensor): Promise<{ out: Tensor; saved: Saved }> {
-      const out = backend.empty(q.shape, "activations");
+      const out = backend.empty(q.shape, "activations", q.dtype);
       const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
       ops.attention(inputs(q, k, v), out, logSumExp, shape);
       return Promise.resolve({ out: out.share(), saved: savedTensors({ q, k, v, out, logSumExp }) });
@@ -37,9 +37,9 @@ export function createLocalAttention(
       using delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
       out.free(); // makes room for dq
-      const dq = zeros(backend, q.shape, "activations");
-      const dk = zeros(backend, k.shape, "activations");
-      const dv = zeros(backend, v.shape, "activations");
+      const dq = zeros(backend, q.shape, "activations", q.dtype);
+      const dk = zeros(backend, k.shape, "activations", k.dtype);
+      const dv = zeros(backend, v.shape, "activations", v.dtype);
       ops.attentionBackward(inputs(q, k, v), dOut, logSumExp, delta, { dq, dk, dv }, shape);
       [dOut, q, k, v, logSumExp].forEach((tensor) => tensor.free());
       return Promise.resolve({ dq, dk, dv });
@@ -55,20 +55,24 @@ export function createLocalAttention(
 export function localAttentionMemory(
   shape: AttentionShape,
   { seqTokens }: TokenPartition,
-  { packed = false }: AttentionMemoryOptions = {},
+  { packed = false, activations = "f32" }: AttentionMemoryOptions = {},
 ): AttentionMemory {
-  const { batch, heads, kvHeads, headDim } = shape;
-  const savedBytes = attentionBytes(shape, batch * seqTokens);
-  const gradientElements = heads * headDim + 2 * kvHeads * headDim + heads; // of a row: dOut, dk, dv, delta; dq for out
+  const rows = shape.batch * seqTokens;
+  const savedBytes = attentionBytes(shape, rows, activations);
   return {
-    heldBytes: positionBytes(seqTokens, batch, packed),
+    heldBytes: positionBytes(seqTokens, shape.batch, packed),
     savedBytes,
     forwardBytes: savedBytes,
-    backwardBytes: savedBytes + batch * seqTokens * gradientElements * ELEMENT_BYTES,
+    // dOut, dk, dv and delta are as large as out, k, v and log-sum-exp; dq takes the place of out.
+    backwardBytes: 2 * savedBytes - rows * shape.heads * shape.headDim * elementBytes(activations),
   };
 }
 
 /** Bytes of q, k, v, out and log-sum-exp of a number of rows. */
-export function attentionBytes({ heads, kvHeads, headDim }: AttentionShape, rows: number): number {
-  return rows * (2 * heads * headDim + 2 * kvHeads * headDim + heads) * ELEMENT_BYTES;
+export function attentionBytes(
+  { heads, kvHeads, headDim }: AttentionShape,
+  rows: number,
+  activations: DType = "f32",
+): number {
+  return rows * ((2 * heads * headDim + 2 * kvHeads * headDim) * elementBytes(activations) + heads * ELEMENT_BYTES);
 }

@@ -17,6 +17,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     ranks: 1,
     partition: (seqTokens) => contiguousPartition(seqTokens, 1),
     attention: (shape, partition, documentStarts) => createLocalAttention(backend, shape, partition, documentStarts),
+    activations: ["f32", "f16"],
     attentionMemory: localAttentionMemory,
     reduceGradients: () => Promise.resolve(),
     reduceScatterGradients: () => Promise.resolve(),

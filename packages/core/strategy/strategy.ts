@@ -7,6 +7,7 @@
 import type { AttentionShape } from "../backend/ops.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { Saved } from "../tensor/scope.ts";
+import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { TensorParallel } from "./tensor_parallel.ts";
 
@@ -56,6 +57,8 @@ export interface ExchangeReport {
 export interface AttentionMemoryOptions {
   /** Whether sequences are packed from documents. Default false. */
   readonly packed?: boolean;
+  /** Element type of q, k and v. Default f32. */
+  readonly activations?: DType;
 }
 
 /** Device bytes of an {@linkcode AttentionCore}, for the memory estimate. */
@@ -78,6 +81,8 @@ export interface SequenceStrategy {
   readonly rank: number;
   /** Number of ranks. */
   readonly ranks: number;
+  /** Element types of activations that it takes; f32 alone when left out. */
+  readonly activations?: readonly DType[];
   /**
    * Splits a sequence over the ranks.
    *

@@ -6,7 +6,7 @@
 
 import type { Region, RowSlice } from "../layer/region.ts";
 import type { LmHeadLossOptions, LmHeadWeights } from "../mini_sequence/lm_head_loss.ts";
-import type { Shape } from "../tensor/shape.ts";
+import type { DType, Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Name and dims of a whole weight. */
@@ -41,6 +41,12 @@ export interface SplitBatch {
   readonly batch: number;
   /** Positions of every rank's tokens in each sequence, as `TokenPartition` has them. */
   readonly positions: readonly Uint32Array[];
+}
+
+/** A micro-batch that is computed. */
+export interface ComputedBatch extends SplitBatch {
+  /** Element type of activations. */
+  readonly activations: DType;
 }
 
 /** What the decoder computes with weights of which ranks hold parts, for one micro-batch. Shapes are this rank's. */
@@ -82,7 +88,7 @@ export interface WeightLayout {
 /** A model whose weights are split over ranks, and how ranks compute with them. Layers never ask. */
 export interface TensorParallel extends WeightLayout {
   /** How a micro-batch is computed. */
-  computation(batch: SplitBatch): SplitComputation;
+  computation(batch: ComputedBatch): SplitComputation;
   /**
    * Replaces tensors by their sum over some ranks, this one among them, all of which call it; the result is the same to
    * the bit on all of them.

@@ -23,6 +23,7 @@ import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
 import { replaceFolder } from "./checkpoint_folder.ts";
 import { CHECKPOINT_FILES, type CheckpointHeads, checkpointHeads, momentNames } from "./checkpoint_files.ts";
+import type { LossScaleState } from "./loss_scale.ts";
 import type { Optimizer, UpdatedElements } from "./optimizer.ts";
 import { SafetensorsFile } from "./safetensors.ts";
 import { SafetensorsWriter } from "./safetensors_writer.ts";
@@ -51,6 +52,8 @@ export interface SaveCheckpointOptions extends RankStates {
   readonly train: TrainConfig;
   /** What it is trained on. */
   readonly text?: SavedText;
+  /** Where the loss scale stands, if there is one. */
+  readonly lossScale?: LossScaleState;
 }
 
 /** Elements of a tensor that are read from the device at once. */
@@ -80,12 +83,12 @@ export async function saveCheckpoint(folder: string, options: SaveCheckpointOpti
 }
 
 async function writeFiles(folder: string, heads: CheckpointHeads, options: SaveCheckpointOptions): Promise<void> {
-  const { model, step, train, text } = options;
+  const { model, step, train } = options;
   const create = (name: "weights" | "moments") =>
     SafetensorsWriter.create(`${folder}/${CHECKPOINT_FILES[name]}`, heads[name], { metadata: heads.metadata });
   const config = toHfConfig(model, { maxPositions: train.seqTokens, endToken: END_TOKEN });
   await writeJson(`${folder}/${CHECKPOINT_FILES.config}`, config);
-  await writeJson(`${folder}/${CHECKPOINT_FILES.state}`, trainerState(step, train, text));
+  await writeJson(`${folder}/${CHECKPOINT_FILES.state}`, trainerState(step, train, options));
   using weights = await create("weights");
   using moments = await create("moments");
   await writeTensors(options, async (name, kind, whole) => {

@@ -64,7 +64,7 @@ export interface Checkpoint {
 export async function readCheckpoint(folder: string): Promise<Checkpoint> {
   try {
     await recoverFolder(folder.replace(/(?<=.)\/+$/, ""));
-    const state = await readState(`${folder}/${CHECKPOINT_FILES.state}`);
+    const state = await readTrainerState(folder);
     const model = await readModelFolder(folder);
     const heads = checkpointHeads(model, state.step);
     for (const name of ["weights", "moments"] as const) {
@@ -90,6 +90,15 @@ export async function checkSavable(folder: string, model?: ModelConfig): Promise
 function checkpointBytes(model: ModelConfig): number {
   const { weights, moments, metadata } = checkpointHeads(model, 0);
   return safetensorsBytes(weights, metadata) + safetensorsBytes(moments, metadata);
+}
+
+/**
+ * What trainer_state.json of a checkpoint says.
+ *
+ * @throws {TypeError} when it cannot be read, or is not one that this version writes
+ */
+export async function readTrainerState(folder: string): Promise<TrainerState> {
+  return await readState(`${folder}/${CHECKPOINT_FILES.state}`);
 }
 
 async function readState(path: string): Promise<TrainerState> {

@@ -1,7 +1,7 @@
 /**
  * Peak device memory of a training step in closed form, held equal to the ledger by tests.
  *
- * Memory can peak at five moments, each a sum of terms in elements of four bytes; the estimate is the largest. Of forward
+ * Memory can peak at five moments; the estimate is the largest. Of forward
  * only attention can be the peak, where a strategy needs more for its exchange than in backward; other moments of forward
  * cannot, since the same moment of the last block's backward holds the same tensors and the gradient beside them; neither
  * can the embedding, which holds less than the head. Legend: T rows (B × local tokens), S local
@@ -16,13 +16,14 @@ import type { TrainConfig } from "../config/train_config.ts";
 import { rowsOfSlice } from "../layer/region.ts";
 import { longestChunk } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
-import { blockShapes, parameterSpecs } from "../model/parameters.ts";
+import { blockShapes, parameterSpecs, weightType } from "../model/parameters.ts";
 import { weightLayout } from "../model/whole_weights.ts";
-import { KEPT_TENSORS, keptElements, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
+import { KEPT_TENSORS, keptBytes, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
-import { dividedStates, ownSegment } from "../sharding/model_states.ts";
+import { dividedStates, ownSegment } from "../sharding/divided_states.ts";
 import { partShape } from "../sharding/weight_part.ts";
-import { ELEMENT_BYTES, elementCount, type Shape } from "../tensor/shape.ts";
+import { momentType, PRECISIONS } from "../tensor/precision.ts";
+import { type DType, ELEMENT_BYTES, elementBytes, elementCount, type Shape } from "../tensor/shape.ts";
 import { chunkCounts } from "./chunk_counts.ts";
 
 /** A moment of a step and the bytes live at it. */
@@ -54,68 +55,81 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const partition = strategy.partition(train.seqTokens);
   const T = train.batch * partition.positions[strategy.rank].length;
   const { dim: D, headDim: E, layers: L } = model;
+  const { activations } = PRECISIONS[train.precision];
   const part = computedPart(model, train, strategy);
-  const attention = attentionElements(
-    model,
-    part,
-    strategy.attentionMemory(attentionShape(model, train.batch), partition, { packed: train.packed }),
-    T,
-  );
+  const memory = strategy.attentionMemory(attentionShape(model, train.batch), partition, {
+    packed: train.packed,
+    activations,
+  });
+  const attention = attentionBytes(model, part, memory, T);
 
-  const { resident, whole, tiedGradient } = stateElements(model, train, strategy);
+  const { residentBytes, whole, tiedGradientBytes } = stateBytes(model, train, strategy);
   const block = whole(Object.values(blockShapes(model)));
   const head = whole([[model.vocab, D], [D]]);
   const rotaryRows = train.packed ? part.attentionRows : part.attentionRows / train.batch;
   const rotary = part.attentionSlice.isAll ? rotaryRows * E : 0;
-  const squares = train.optimizerInBackward ? PARTIAL_SUMS : 0; // of gradients that are gone
-  const stepInputs = attention.held + rotary + squares + train.accumulate - 1; // and losses of earlier micro-batches
-  const base = resident + stepInputs;
+  const squares = sumsInBackward(train);
+  const earlierLosses = train.accumulate - 1;
+  const base = residentBytes + memory.heldBytes + (rotary + squares + earlierLosses) * ELEMENT_BYTES;
 
-  const each = keptElements(D, T, { attention: attention.saved, projected: part.attentionRows * part.ffn });
+  const projected = part.attentionRows * part.ffn;
+  const each = keptBytes({ dim: D, rows: T, attentionBytes: memory.savedBytes, projected, activations });
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
-  const x = T * D; // input of a block, or the gradient of its output
+  const x = T * D * part.activationBytes; // input of a block, or the gradient of its output
+  const rstd = T * ELEMENT_BYTES;
   const earlier = train.offload.includes("checkpoints") ? 0 : (L - 1) * kept; // of the blocks before the last
   const last = base + earlier + x; // input of the last block
   const lastForward = last + block.weights;
-  const lastGradients = block.gradients + tiedGradient; // and what the head added to the embedding's
-  const lastBackward = last + block.weights + lastGradients + x + 1; // gradient of its output, and the loss
+  const lastGradients = block.gradients + tiedGradientBytes; // and what the head added to the embedding's
+  const lastBackward = last + block.weights + lastGradients + x + ELEMENT_BYTES; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
 
-  const elements: Record<MemoryMoment["moment"], number> = {
-    "attention forward": lastAttention + T + attention.forward, // rstd
-    "head": base + earlier + kept + head.weights + head.gradients + 2 * x + headElements(model, part, T), // x, dx
-    "mlp backward": lastBackward + T + attention.saved + x + mlpBackwardElements(model, part, train, T),
+  const bytes: Record<MemoryMoment["moment"], number> = {
+    "attention forward": lastAttention + rstd + attention.forward,
+    "head": base + earlier + kept + head.weights + head.gradients + 2 * x + headBytes(model, part, T), // x, dx
+    "mlp backward": lastBackward + rstd + memory.savedBytes + x + mlpBackwardBytes(model, part, train, T),
     "attention backward": lastBackward + attention.backward,
-    "optimizer": resident + train.accumulate + 2 + PARTIAL_SUMS,
+    "optimizer": residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES,
   };
-  const peaks = Object.entries(elements)
-    .map(([moment, count]) => ({ moment, bytes: count * ELEMENT_BYTES }) as MemoryMoment)
+  const peaks = Object.entries(bytes)
+    .map(([moment, bytes]) => ({ moment, bytes }) as MemoryMoment)
     .sort((a, b) => b.bytes - a.bytes);
-  return { residentBytes: resident * ELEMENT_BYTES, peakBytes: peaks[0].bytes, moments: peaks };
+  return { residentBytes, peakBytes: peaks[0].bytes, moments: peaks };
+}
+
+/** Sums that an update in backward holds throughout a step: of all groups, and of one where it decides about its update. */
+function sumsInBackward({ optimizerInBackward, precision }: TrainConfig): number {
+  if (!optimizerInBackward) return 0;
+  return precision === "mixed" ? 2 * PARTIAL_SUMS + 2 : PARTIAL_SUMS;
 }
 
 /**
- * Elements of weights, gradients and AdamW's moments that live between steps, and what is added while a group of weights
- * is whole.
+ * Bytes of weights, gradients and AdamW's moments that live between steps, and what is added while a group of weights is
+ * whole.
  */
-function stateElements(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy) {
+function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedStrategy) {
   const divided = dividedStates(strategy, train.shard);
   const { placement } = weightLayout(model, strategy);
-  const count = (shapes: readonly Shape[], isDivided: boolean) =>
+  const precision = PRECISIONS[train.precision];
+  const bytesOf = (shapes: readonly Shape[], isDivided: boolean, type: (shape: Shape) => DType) =>
     shapes.reduce((sum, shape) => {
       const { start, end } = ownSegment(elementCount(shape), strategy, isDivided);
-      return sum + end - start;
+      return sum + (end - start) * elementBytes(type(shape));
     }, 0);
+  const weights = (shape: Shape) => weightType(shape, precision);
+  const gradients = () => "f32" as const;
+  const moments = () => momentType(train);
   const all = parameterSpecs(model).map((weight) => partShape(weight.shape, placement(weight).part));
   const inBackward = train.optimizerInBackward; // gradients are there in their backward alone
-  const gradients = inBackward ? 0 : count(all, divided.gradients);
   return {
-    resident: count(all, divided.weights) + gradients + 2 * count(all, divided.moments),
+    residentBytes: bytesOf(all, divided.weights, weights) +
+      (inBackward ? 0 : bytesOf(all, divided.gradients, gradients)) +
+      2 * bytesOf(all, divided.moments, moments),
     whole: (group: readonly Shape[]) => ({
-      weights: divided.weights ? count(group, false) : 0,
-      gradients: divided.gradients || inBackward ? count(group, false) : 0,
+      weights: divided.weights ? bytesOf(group, false, weights) : 0,
+      gradients: divided.gradients || inBackward ? bytesOf(group, false, gradients) : 0,
     }),
-    tiedGradient: inBackward && model.tiedEmbeddings ? model.vocab * model.dim : 0,
+    tiedGradientBytes: inBackward && model.tiedEmbeddings ? model.vocab * model.dim * ELEMENT_BYTES : 0,
   };
 }
 
@@ -133,6 +147,8 @@ interface ComputedPart {
   readonly kvHeads: number;
   readonly ffn: number;
   readonly vocab: number;
+  /** Bytes of an element of activations. */
+  readonly activationBytes: number;
   /** Rows of attention, and of all mini-sequences together. */
   readonly attentionRows: number;
   /** Longest slice around attention, and whether it is the only one. */
@@ -164,6 +180,7 @@ function computedPart(model: ModelConfig, train: TrainConfig, strategy: Estimate
     kvHeads,
     ffn: widthOf("gate_proj.weight"),
     vocab: widthOf("embed_tokens.weight"),
+    activationBytes: elementBytes(PRECISIONS[train.precision].activations),
     attentionRows: attentionSlices.reduce((sum, { all }) => sum + all, 0),
     attentionSlice: {
       ...attentionSlices.reduce((longest, slice) => longest.all < slice.all ? slice : longest),
@@ -174,50 +191,51 @@ function computedPart(model: ModelConfig, train: TrainConfig, strategy: Estimate
   };
 }
 
-/** Elements of an attention layer beyond its input and dy in what is held, saved, in forward and in backward. */
-function attentionElements(
+/** Bytes of an attention layer beyond its input and dy, at most, in forward and in backward. */
+function attentionBytes(
   { dim: D, headDim: E }: ModelConfig,
-  { heads: H, kvHeads: K, attentionRows, attentionSlice: { own, all, exchanged, isAll } }: ComputedPart,
+  { heads: H, kvHeads: K, attentionRows, attentionSlice, activationBytes }: ComputedPart,
   memory: AttentionMemory,
   T: number,
 ) {
-  const saved = memory.savedBytes / ELEMENT_BYTES;
+  const { own, all, exchanged, isAll } = attentionSlice;
+  const { savedBytes } = memory;
   return {
-    held: memory.heldBytes / ELEMENT_BYTES,
-    saved,
     forward: Math.max(
-      memory.forwardBytes / ELEMENT_BYTES,
-      saved + (T + exchanged) * D, // y, and a term of the sum over ranks that is added to it
+      memory.forwardBytes,
+      savedBytes + (T + exchanged) * D * activationBytes, // y, and a term of the sum over ranks that is added to it
     ),
-    backward: T + // rstd
+    backward: T * ELEMENT_BYTES + // rstd
       Math.max(
-        saved + attentionRows * H * E + exchanged * D, // dOut, and dy of all ranks
-        memory.backwardBytes / ELEMENT_BYTES,
-        attentionRows * (H + 2 * K) * E + // dq, dk, dv, and the normed input, or rotary angles before it
-          Math.max((own + exchanged) * D, isAll ? 0 : all * E),
+        savedBytes + (attentionRows * H * E + exchanged * D) * activationBytes, // dOut, and dy of all ranks
+        memory.backwardBytes,
+        attentionRows * (H + 2 * K) * E * activationBytes + // dq, dk, dv, and the normed input, or rotary angles before it
+          Math.max((own + exchanged) * D * activationBytes, isAll ? 0 : all * E * ELEMENT_BYTES),
       ),
   };
 }
 
-/** Elements of the MLP's mini-sequences beyond its input and dy. */
-function mlpBackwardElements(
+/** Bytes of the MLP's mini-sequences beyond its input and dy. */
+function mlpBackwardBytes(
   { dim: D }: ModelConfig,
-  { ffn: F, attentionRows, mlpSlice: { own, all, exchanged } }: ComputedPart,
+  { ffn: F, attentionRows, mlpSlice: { own, all, exchanged }, activationBytes }: ComputedPart,
   train: TrainConfig,
   T: number,
 ): number {
-  const kept = recomputesMlp(train.recompute) ? own + 2 * F * all : T + 2 * F * attentionRows; // rstd, gate and up
+  const [rstdRows, projectedRows] = recomputesMlp(train.recompute) ? [own, all] : [T, attentionRows];
   // The gradient of the activation beside dy of all ranks, or the normed input, or its gradient beside a term of the sum.
-  return kept + exchanged * D + Math.max(all * F, own * D);
+  const passed = exchanged * D + Math.max(all * F, own * D);
+  return rstdRows * ELEMENT_BYTES + (2 * F * projectedRows + passed) * activationBytes;
 }
 
-/** Elements of the head's mini-sequences beyond its input and dx. */
-function headElements(
+/** Bytes of the head's mini-sequences beyond its input and dx. */
+function headBytes(
   { dim: D }: ModelConfig,
-  { vocab: V, headSlice: { own, all, exchanged } }: ComputedPart,
+  { vocab: V, headSlice: { own, all, exchanged }, activationBytes }: ComputedPart,
   T: number,
 ): number {
-  const slice = own * (1 + D) + all * V; // rstd, normed, logits
-  if (exchanged === 0) return slice + 2 * T; // labels, losses
-  return slice + exchanged * (D + 3); // normed input of all ranks, labels, log-sum-exp and logit at the label
+  const slice = own * ELEMENT_BYTES + (own * D + all * V) * activationBytes; // rstd, normed, logits
+  if (exchanged === 0) return slice + 2 * T * ELEMENT_BYTES; // labels, losses
+  // Normed input of all ranks, labels, log-sum-exp and logit at the label.
+  return slice + exchanged * (D * activationBytes + 3 * ELEMENT_BYTES);
 }

@@ -7,6 +7,8 @@
 import { type Backend, zeros } from "../backend/backend.ts";
 import { type AdamWOptions, PARTIAL_SUMS } from "../backend/ops.ts";
 import type { ModelStates, OwnElements } from "../sharding/model_states.ts";
+import { Scope } from "../tensor/scope.ts";
+import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Stands for no clipping where the norm is still wanted: finite, since WGSL leaves infinities undefined. */
@@ -20,6 +22,19 @@ export interface UpdatedElements extends Pick<OwnElements, "name" | "value"> {
   readonly m: Tensor;
   /** Second moment, flat. */
   readonly v: Tensor;
+}
+
+/** How AdamW keeps and rounds its numbers. */
+export interface OptimizerSettings {
+  /** Element type of the moments. Default f32. */
+  readonly moments?: DType;
+  /** Seed of the run, from which rounding to 16 bits draws. Default 0. */
+  readonly seed?: number;
+  /**
+   * Whether an update whose gradients are not finite leaves everything as it is, and its norm says so: of all parameters
+   * together, or of each group that is updated in backward. Default false.
+   */
+  readonly skipsNonFinite?: boolean;
 }
 
 /** First and second moments of the elements that this rank updates. */
@@ -40,9 +55,9 @@ export interface Optimizer {
 }
 
 /** AdamW in f32 with its moments on the device; 8 bytes for every element that this rank updates. */
-export function createAdamW(backend: Backend, states: ModelStates): Optimizer {
+export function createAdamW(backend: Backend, states: ModelStates, settings: OptimizerSettings = {}): Optimizer {
   const { ops } = backend;
-  const updated = withMoments(backend, states);
+  const { updated, update } = withMoments(backend, states, settings);
 
   return {
     updated,
@@ -55,9 +70,9 @@ export function createAdamW(backend: Backend, states: ModelStates): Optimizer {
         if (own.inNorm) ops.sumSquares(own.gradient, partials);
       }
       await states.sumSquares(partials);
-      ops.clipFactor(partials, clip, clipNorm > 0 ? clipNorm : UNREACHABLE_NORM);
-      for (const { own, m, v } of updated) {
-        ops.adamw(own.value, own.gradient, m, v, options, clipNorm > 0 ? clip : undefined);
+      ops.clipFactor(partials, clip, clipNorm > 0 ? clipNorm : UNREACHABLE_NORM, options);
+      for (const elements of updated) {
+        update(elements, options, clipNorm > 0 || settings.skipsNonFinite ? clip : undefined);
       }
       await states.finishUpdate();
       return clip;
@@ -71,14 +86,28 @@ export function createAdamW(backend: Backend, states: ModelStates): Optimizer {
  * AdamW that updates the weights of a group as soon as its backward is done, and leaves the global norm to be known after
  * all of them ({@linkcode ModelStates.beginUpdate}).
  */
-export function createAdamWInBackward(backend: Backend, states: ModelStates): Optimizer {
+export function createAdamWInBackward(
+  backend: Backend,
+  states: ModelStates,
+  settings: OptimizerSettings = {},
+): Optimizer {
   const { ops } = backend;
-  const updated = withMoments(backend, states);
-  let partials: Tensor | undefined; // of the step under way
+  const { updated, update } = withMoments(backend, states, settings);
+  let scope: Scope | undefined; // what the step under way holds
+  let partials: Tensor | undefined; // of all groups
 
   function discard(): void {
-    partials?.free();
-    partials = undefined;
+    scope?.[Symbol.dispose]();
+    scope = partials = undefined;
+  }
+
+  /** Updates a group, and adds its squares to those of all. */
+  function updateGuarded(group: readonly UpdatedElements[], options: AdamWOptions, own: Tensor, clip: Tensor): void {
+    ops.fill(own, 0);
+    for (const { own: { gradient } } of group) ops.sumSquares(gradient, own);
+    ops.clipFactor(own, clip, UNREACHABLE_NORM, options);
+    for (const elements of group) update(elements, options, clip);
+    ops.add(own, partials!);
   }
 
   return {
@@ -86,19 +115,25 @@ export function createAdamWInBackward(backend: Backend, states: ModelStates): Op
 
     begin(options: AdamWOptions): void {
       discard();
-      const squares = partials = zeros(backend, [PARTIAL_SUMS], "scratch");
+      const held = scope = new Scope();
+      const squares = partials = held.own(zeros(backend, [PARTIAL_SUMS], "scratch"));
+      const guard = settings.skipsNonFinite
+        ? [PARTIAL_SUMS, 2].map((size) => held.own(backend.empty([size], "scratch")))
+        : undefined;
       states.beginUpdate((names) => {
-        for (const { own, m, v } of updated.filter(({ name }) => names.has(name))) {
-          ops.sumSquares(own.gradient, squares);
-          ops.adamw(own.value, own.gradient, m, v, options);
+        const group = updated.filter(({ name }) => names.has(name));
+        if (guard) return updateGuarded(group, options, guard[0], guard[1]);
+        for (const elements of group) {
+          ops.sumSquares(elements.own.gradient, squares);
+          update(elements, options);
         }
       });
     },
 
-    async step(): Promise<Tensor> {
+    async step(options: AdamWOptions): Promise<Tensor> {
       if (!partials) throw new ReferenceError("Cannot end an update in backward: none has begun");
       const clip = backend.empty([2], "scratch");
-      ops.clipFactor(partials, clip, UNREACHABLE_NORM);
+      ops.clipFactor(partials, clip, UNREACHABLE_NORM, options);
       discard();
       await states.finishUpdate();
       return clip;
@@ -111,14 +146,26 @@ export function createAdamWInBackward(backend: Backend, states: ModelStates): Op
   };
 }
 
-function withMoments(backend: Backend, states: ModelStates): UpdatedElements[] {
-  return states.own().map((own) => ({
+/** What is updated, and the update of some of it. */
+function withMoments(
+  backend: Backend,
+  states: ModelStates,
+  { moments = "f32", seed = 0 }: OptimizerSettings,
+) {
+  const updated: readonly UpdatedElements[] = states.own().map((own) => ({
     name: own.name,
     own,
     value: own.value,
-    m: zeros(backend, own.value.shape, "optimizer"),
-    v: zeros(backend, own.value.shape, "optimizer"),
+    m: zeros(backend, own.value.shape, "optimizer", moments),
+    v: zeros(backend, own.value.shape, "optimizer", moments),
   }));
+
+  function update({ own, m, v }: UpdatedElements, options: AdamWOptions, clip?: Tensor): void {
+    const rounding = { seed, stream: own.stream, start: own.start };
+    backend.ops.adamw(own.value, own.gradient, m, v, { ...options, rounding }, clip);
+  }
+
+  return { updated, update };
 }
 
 function freeMoments(updated: readonly UpdatedElements[]): void {

@@ -15,9 +15,13 @@ import { createHostCheckpoints, type HostCheckpoints } from "../recompute/host_c
 import { createModelStates, type ModelStates } from "../sharding/model_states.ts";
 import { createSplitStates } from "../sharding/split_states.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
+import { momentType, PRECISIONS } from "../tensor/precision.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type RankStates, readMoments, saveCheckpoint } from "./checkpoint.ts";
+import { checkPrecision } from "./check_precision.ts";
+import { readTrainerState } from "./checkpoint_files.ts";
 import { chunkCounts } from "./chunk_counts.ts";
+import { LossScale } from "./loss_scale.ts";
 import { learningRateAt } from "./lr_schedule.ts";
 import { createAdamW, createAdamWInBackward, type Optimizer } from "./optimizer.ts";
 import type { SavedText } from "./trainer_state.ts";
@@ -44,7 +48,7 @@ export interface StepReport {
   readonly step: number;
   /** Mean loss over the valid tokens of the step, over all ranks; 0 when there are none. */
   readonly loss: number;
-  /** Global gradient norm before clipping. */
+  /** Global gradient norm before clipping; infinite where the step was skipped. */
   readonly gradNorm: number;
   /** Learning rate of the step. */
   readonly learningRate: number;
@@ -62,6 +66,10 @@ export interface StepReport {
   readonly bytesSent: number;
   /** Documents in the sequences of the step; sequences that are not packed are one each. */
   readonly documents: number;
+  /** Factor that the loss had where it is scaled; see {@linkcode LossScale}. */
+  readonly lossScale?: number;
+  /** Whether gradients were not finite, so that weights stayed as they were. */
+  readonly skipped?: boolean;
 }
 
 /** Bytes on the host in the place of the device. */
@@ -89,22 +97,30 @@ export class Trainer implements Disposable {
   readonly #hostCheckpoints: HostCheckpoints;
   readonly #decoder: Decoder;
   #step = 0;
+  #lossScale?: LossScale;
 
   /**
-   * @throws {UnsupportedTopologyError} when the strategy cannot split the sequence
-   * @throws {RangeError} when given weights do not fit the model
+   * @throws {UnsupportedTopologyError} when the strategy cannot split the sequence, or not train in that precision
+   * @throws {RangeError} when given weights do not fit the model, or its dims the precision
    */
   constructor({ backend, strategy, model, train, weights }: TrainerOptions) {
     this.#backend = backend;
     this.#strategy = strategy;
     this.#model = model;
     this.#train = train;
+    checkPrecision(model, train, strategy);
     const { mlpChunks, headChunks } = chunkCounts(model, train, strategy);
     this.#states = strategy.tensorParallel
       ? createSplitStates(backend, strategy, strategy.tensorParallel(model), train)
       : createModelStates(backend, strategy, train);
-    const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states });
-    this.#optimizer = (train.optimizerInBackward ? createAdamWInBackward : createAdamW)(backend, this.#states);
+    const precision = PRECISIONS[train.precision];
+    const parameters = createParameters(backend, model, { seed: train.seed, weights, states: this.#states, precision });
+    if (train.precision === "mixed") this.#lossScale = new LossScale();
+    this.#optimizer = (train.optimizerInBackward ? createAdamWInBackward : createAdamW)(backend, this.#states, {
+      moments: momentType(train),
+      seed: train.seed,
+      skipsNonFinite: this.#lossScale !== undefined,
+    });
     this.#hostCheckpoints = createHostCheckpoints(backend, model.layers);
     this.#decoder = createDecoder({
       backend,
@@ -116,6 +132,7 @@ export class Trainer implements Disposable {
       headChunks,
       policy: train.recompute,
       hostCheckpoints: train.offload.includes("checkpoints") ? this.#hostCheckpoints : undefined,
+      precision,
     });
   }
 
@@ -143,10 +160,12 @@ export class Trainer implements Disposable {
     this.#backend.takeBusyMs().catch(() => {}); // leaves out what ran before; errors are thrown by the reads below
     const startMs = performance.now();
     const learningRate = learningRateAt(this.#step, this.#train);
-    const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: this.#step };
+    const { scale = 1, skippedSteps = 0 } = this.#lossScale?.state ?? {};
+    const updates = this.#step - skippedSteps; // as torch's AdamW counts them
+    const options = { learningRate, beta1, beta2, epsilon, weightDecay, step: updates, gradientScale: 1 / scale };
 
     this.#optimizer.begin(options);
-    const losses = await this.#forwardBackward(batches);
+    const losses = await this.#forwardBackward(batches, scale);
     const busyMs = await this.#backend.takeBusyMs() ?? 0;
     const computePhaseMs = performance.now() - startMs;
     const attention = this.#strategy.takeExchange();
@@ -162,7 +181,9 @@ export class Trainer implements Disposable {
     const exposedMs = Math.min(attention.communicationMs, Math.max(0, computePhaseMs - busyMs));
     const weightsMs = reduced.communicationMs + gathered.communicationMs; // of gradients and weights
     losses.forEach((tensor) => tensor.free());
-    this.#assertFinite(loss, gradNorm);
+    const skipped = this.#lossScale !== undefined && !Number.isFinite(gradNorm);
+    this.#assertFinite(loss, skipped ? 0 : gradNorm);
+    this.#lossScale?.update(!skipped);
 
     return {
       step: this.#step,
@@ -176,14 +197,17 @@ export class Trainer implements Disposable {
       optimizerMs: endMs - reducedAtMs - gathered.communicationMs,
       bytesSent: attention.bytesSent + reduced.bytesSent + gathered.bytesSent,
       documents: batches.reduce((count, batch) => count + documentCount(batch), 0),
+      ...this.#lossScale ? { lossScale: scale, skipped } : {},
     };
   }
 
   /** Loss and gradients of the micro-batches, without an update. */
   async gradients(batches: readonly TokenBatch[]): Promise<GradientReport> {
     this.#check(batches);
-    const losses = await this.#forwardBackward(batches);
+    const scale = this.#lossScale?.state.scale ?? 1;
+    const losses = await this.#forwardBackward(batches, scale);
     const gradients = await this.#states.takeGradients();
+    if (scale !== 1) gradients.forEach((values) => values.forEach((value, i) => values[i] = value / scale));
     const loss = await this.#meanLoss(await this.#backend.readAll(losses), batches);
     losses.forEach((tensor) => tensor.free());
     return { loss, gradients };
@@ -203,16 +227,24 @@ export class Trainer implements Disposable {
    * @throws {CheckpointError} on rank 0 when the folder cannot be written; the earlier checkpoint stays as it is
    */
   async save(folder: string, text?: SavedText): Promise<void> {
-    await saveCheckpoint(folder, { ...this.#rankStates(), step: this.#step, train: this.#train, text });
+    await saveCheckpoint(folder, {
+      ...this.#rankStates(),
+      step: this.#step,
+      train: this.#train,
+      text,
+      lossScale: this.#lossScale?.state,
+    });
   }
 
   /**
-   * Goes on after a step of a checkpoint: takes over its moments. Its weights are given at construction.
+   * Goes on after a step of a checkpoint: takes over its moments and loss scale. Its weights are given at construction.
    *
    * @throws {SafetensorsError} when the moments are missing or do not fit the model
    */
   async resume(folder: string, step: number): Promise<void> {
     await readMoments(folder, this.#rankStates());
+    const { lossScale } = await readTrainerState(folder);
+    if (this.#lossScale && lossScale) this.#lossScale = new LossScale(lossScale);
     this.#step = step;
   }
 
@@ -232,9 +264,9 @@ export class Trainer implements Disposable {
     };
   }
 
-  /** Adds this rank's gradients of the mean loss; returns the sum of losses of each micro-batch. */
-  async #forwardBackward(batches: readonly TokenBatch[]): Promise<Tensor[]> {
-    const scale = 1 / Math.max(1, countValid(batches));
+  /** Adds this rank's gradients of the mean loss times `lossScale`; returns the sum of losses of each micro-batch. */
+  async #forwardBackward(batches: readonly TokenBatch[], lossScale: number): Promise<Tensor[]> {
+    const scale = lossScale / Math.max(1, countValid(batches));
     const losses: Tensor[] = [];
     for (const batch of batches) losses.push(await this.#decoder.lossAndGradients(batch, scale));
     return losses;

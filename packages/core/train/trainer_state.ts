@@ -7,6 +7,7 @@
 import { z } from "zod";
 import { parseBySchema } from "../config/parse.ts";
 import { type TrainConfig, trainSettingsSchema } from "../config/train_config.ts";
+import type { LossScaleState } from "./loss_scale.ts";
 
 /** What the losses do not depend on beyond rounding; a run that goes on from a checkpoint chooses it anew. */
 const FREE_SETTINGS = {
@@ -18,7 +19,16 @@ const FREE_SETTINGS = {
   optimizerInBackward: true,
 } as const;
 
-const savedSettingsSchema = trainSettingsSchema.omit(FREE_SETTINGS).required();
+/** Settings that older checkpoints lack, whose defaults are what these were trained with. */
+const { precision, optimizerStates } = trainSettingsSchema.shape;
+
+const savedSettingsSchema = trainSettingsSchema.omit(FREE_SETTINGS).required().extend({ precision, optimizerStates });
+
+const lossScaleSchema = z.strictObject({
+  scale: z.number().positive(),
+  goodSteps: z.number().int().nonnegative(),
+  skippedSteps: z.number().int().nonnegative(),
+});
 
 const textSchema = z.strictObject({
   file: z.string().optional(),
@@ -31,6 +41,7 @@ const trainerStateSchema = z.strictObject({
   format: z.literal("mst-checkpoint-1"),
   step: z.number().int().nonnegative(),
   train: savedSettingsSchema,
+  lossScale: lossScaleSchema.optional(),
   text: textSchema.optional(),
 });
 
@@ -43,13 +54,20 @@ export type SavedSettings = z.infer<typeof savedSettingsSchema>;
  */
 export type SavedText = z.infer<typeof textSchema>;
 
-/** `step` that was taken last, settings `train`, and the training `text` where there is one. */
+/**
+ * `step` that was taken last, settings `train`, the `lossScale` where the loss is scaled, and the training `text` where
+ * there is one.
+ */
 export type TrainerState = z.infer<typeof trainerStateSchema>;
 
 /** The state after a step. */
-export function trainerState(step: number, train: TrainConfig, text?: SavedText): TrainerState {
+export function trainerState(
+  step: number,
+  train: TrainConfig,
+  { text, lossScale }: { readonly text?: SavedText; readonly lossScale?: LossScaleState } = {},
+): TrainerState {
   const settings = Object.entries(train).filter(([name]) => !Object.hasOwn(FREE_SETTINGS, name));
-  return { format: "mst-checkpoint-1", step, train: Object.fromEntries(settings) as SavedSettings, text };
+  return { format: "mst-checkpoint-1", step, train: Object.fromEntries(settings) as SavedSettings, lossScale, text };
 }
 
 /**
