@@ -106,13 +106,16 @@ export {
   type MemoryMoment,
 } from "./train/memory_estimate.ts";
 export { hasModelWeights, readModelFolder, readModelWeights } from "./train/model_folder.ts";
+export { createAdamW, createAdamWInBackward, type Optimizer, type OptimizerSettings } from "./train/optimizer.ts";
 export {
-  createAdamW,
-  createAdamWInBackward,
-  type Optimizer,
-  type OptimizerSettings,
-  type UpdatedElements,
-} from "./train/optimizer.ts";
+  createDeviceMoments,
+  createHostMoments,
+  type HostMomentsOptions,
+  MOMENT_PIECE_ELEMENTS,
+  type MomentKind,
+  type Moments,
+  type UpdatedPiece,
+} from "./train/moments.ts";
 export { SafetensorsError, SafetensorsFile } from "./train/safetensors.ts";
 export { type HostTensor, type SafetensorsMetadata, writeSafetensors } from "./train/safetensors_writer.ts";
 export {

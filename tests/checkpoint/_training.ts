@@ -49,6 +49,10 @@ export const WAYS = {
   "shard optimizer": { create: createRingStrategy, ranks: 3, train: { shard: "optimizer" } },
   "shard gradients": { create: createUlyssesStrategy, ranks: 4, train: { shard: "gradients" } },
   "shard weights": { create: createRingStrategy, ranks: 2, train: { shard: "weights", recompute: "none" } },
+  "all offloaded": {
+    ...{ create: createRingStrategy, ranks: 2 },
+    train: { shard: "optimizer", offload: ["checkpoints", "optimizer"] },
+  },
 } as const satisfies Record<string, Way>;
 
 function usp(mesh: Mesh): Way["create"] {

@@ -50,8 +50,16 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "optimizer in backward": { optimizerInBackward: true, clipNorm: 0, mlpChunks: 3 },
   "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
   "checkpoints on the host": { offload: ["checkpoints"], recompute: "layer", mlpChunks: 3, accumulate: 2 },
-  "checkpoints on the host, sharded weights": {
-    ...{ offload: ["checkpoints"], recompute: "layer", shard: "weights", mlpChunks: 3 },
+  "all offloaded, sharded weights": {
+    ...{ offload: ["checkpoints", "optimizer"], recompute: "layer", shard: "weights", mlpChunks: 3 },
+  },
+  "all offloaded, optimizer in backward": {
+    ...{ offload: ["checkpoints", "optimizer"], recompute: "layer", mlpChunks: 3 },
+    ...{ optimizerInBackward: true, clipNorm: 0 },
+  },
+  "optimizer on the host, a few tokens": { offload: ["optimizer"], recompute: "none", seqTokens: 4 },
+  "optimizer on the host and in backward, a few tokens": {
+    ...{ offload: ["optimizer"], recompute: "selective", seqTokens: 4, optimizerInBackward: true, clipNorm: 0 },
   },
 };
 
@@ -87,11 +95,11 @@ async function assertEstimate(
 
 /**
  * Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments or parts. No gradient
- * outlives a step whose updates run in backward.
+ * outlives a step whose updates run in backward, and no moment that is offloaded is there between steps.
  */
 function stateBytes(
   model: ModelConfig,
-  { shard, optimizerInBackward }: TrainConfig,
+  { shard, optimizerInBackward, offload }: TrainConfig,
   strategy: SequenceStrategy,
 ): number[] {
   const { rank, ranks, tensorParallel } = strategy;
@@ -107,7 +115,8 @@ function stateBytes(
   }, 0);
   const stage = SHARD_STAGES.indexOf(shard);
   const gradients = optimizerInBackward ? 0 : stage >= 2 ? own : all;
-  return [4 * (stage >= 3 ? own : all), 4 * gradients, 8 * (stage >= 1 ? own : all)];
+  const moments = offload.includes("optimizer") ? 0 : stage >= 1 ? own : all;
+  return [4 * (stage >= 3 ? own : all), 4 * gradients, 8 * moments];
 }
 
 /** What a strategy is made of. */

@@ -1,12 +1,18 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   type Backend,
+  createAdamW,
+  createAdamWInBackward,
+  createDeviceMoments,
   createHostCheckpoints,
+  createHostMoments,
   createLoopbackGroups,
+  createModelStates,
   createReferenceBackend,
   createSingleStrategy,
   estimateMemory,
   type Layer,
+  type OffloadedBytes,
   parseTrainConfig,
   type ProcessGroup,
   savedTensors,
@@ -20,17 +26,20 @@ import { createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
 import { createUlyssesStrategy } from "@mst/ulysses";
 import { gpuTest } from "../_support/gpu.ts";
+import { Random } from "../_support/random.ts";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
 
 const MODEL = tinyModel({ layers: 4 });
 const SEQ_TOKENS = 18;
 const STEPS = 2;
 
-/** What a training computed and left, which does not depend on where things wait. */
+/** What a training computed, which does not depend on where things wait, and what it took. */
 interface Trained {
   readonly numbers: number[][];
   readonly peakBytes: number;
-  readonly offloadedBytes: number;
+  readonly offloadedBytes: OffloadedBytes;
+  /** Elements that the rank updates. */
+  readonly updatedElements: number;
 }
 
 type Create = (context: { backend: Backend; group: ProcessGroup }) => SequenceStrategy;
@@ -53,8 +62,10 @@ async function trainRank(backend: Backend, strategy: SequenceStrategy, train: Tr
   const { gradients } = await trainer.gradients(batches(0));
   for (const gradient of gradients.values()) numbers.push([...gradient]);
   assert(numbers.flat().every(Number.isFinite), "values are finite");
-  const offloadedBytes = Object.values(trainer.offloadedBytes).reduce((sum, bytes) => sum + bytes, 0);
-  return { numbers, peakBytes: backend.ledger.peak().totalBytes, offloadedBytes };
+  const { optimizer } = backend.ledger.live();
+  const { offloadedBytes } = trainer;
+  const updatedElements = (optimizer + offloadedBytes.optimizer) / 8;
+  return { numbers, peakBytes: backend.ledger.peak().totalBytes, offloadedBytes, updatedElements };
 }
 
 async function trainAll(create: Create, ranks: number, settings: Record<string, unknown>): Promise<Trained[]> {
@@ -83,17 +94,30 @@ for (const { name, create, ranks, shards } of STRATEGIES) {
       for (const accumulate of [1, 2]) {
         const settings = { shard, accumulate };
         const plain = await trainAll(create, ranks, settings);
-        const offloaded = await trainAll(create, ranks, { ...settings, offload: ["checkpoints"] });
-        for (const [rank, { numbers, peakBytes, offloadedBytes }] of offloaded.entries()) {
+        const offloaded = await trainAll(create, ranks, { ...settings, offload: ["checkpoints", "optimizer"] });
+        for (const [rank, { numbers, peakBytes, offloadedBytes, updatedElements }] of offloaded.entries()) {
           assertEquals(numbers, plain[rank].numbers, `${shard}, rank ${rank}`);
           assert(peakBytes < plain[rank].peakBytes, `peak ${peakBytes} of ${plain[rank].peakBytes}`);
-          const rows = SEQ_TOKENS / ranks;
-          assertEquals(offloadedBytes, (MODEL.layers - 1) * rows * MODEL.dim * 4, `on the host: ${shard}`);
+          assertEquals(updatedElements, plain[rank].updatedElements, `moments of ${shard}, rank ${rank}`);
+          const checkpoints = (MODEL.layers - 1) * SEQ_TOKENS / ranks * MODEL.dim * 4;
+          assertEquals(offloadedBytes, { checkpoints, optimizer: 8 * updatedElements }, `on the host: ${shard}`);
+          assertEquals(plain[rank].offloadedBytes, { checkpoints: 0, optimizer: 0 });
         }
       }
     }
   });
 }
+
+Deno.test("moments on the host change no bit under any policy, and of updates in backward", async () => {
+  const create: Create = ({ backend }) => createSingleStrategy(backend);
+  const inBackward = { optimizerInBackward: true, clipNorm: 0 };
+  for (const settings of [{ recompute: "none" }, { recompute: "selective" }, { recompute: "layer" }, inBackward]) {
+    const [plain] = await trainAll(create, 1, settings);
+    const [offloaded] = await trainAll(create, 1, { ...settings, offload: ["optimizer"] });
+    assertEquals(offloaded.numbers, plain.numbers, JSON.stringify(settings));
+    assertEquals(offloaded.offloadedBytes, { checkpoints: 0, optimizer: 8 * plain.updatedElements });
+  }
+});
 
 Deno.test("with checkpoints on the host, device memory does not grow with layers", () => {
   const activations = (layers: number) => {
@@ -170,6 +194,73 @@ gpuTest("checkpoints on the host change no bit on WebGPU, and the ledger equals 
   const strategy = createSingleStrategy(backend);
   const settings = { seqTokens: SEQ_TOKENS, mlpChunks: 3, headChunks: 2, accumulate: 2 };
   const plain = await trainRank(backend, strategy, parseTrainConfig(settings));
-  const offloaded = await trainRank(backend, strategy, parseTrainConfig({ ...settings, offload: ["checkpoints"] }));
+  const offload = ["checkpoints", "optimizer"];
+  const offloaded = await trainRank(backend, strategy, parseTrainConfig({ ...settings, offload }));
   assertEquals(offloaded.numbers, plain.numbers);
+});
+
+/** Weights and moments after some updates, with moments on the host in pieces of so many elements, or on the device. */
+async function updated(backend: Backend, { pieceElements, bf16 = false, inBackward = false }: {
+  pieceElements?: number;
+  bf16?: boolean;
+  inBackward?: boolean;
+}): Promise<number[][]> {
+  const strategy = createSingleStrategy(backend);
+  const states = createModelStates(backend, strategy, { shard: "none", optimizerInBackward: inBackward });
+  const random = new Random(5);
+  const parameters = [[7, 2], [4], [40]].map((shape, i) =>
+    states.create(`p${i}`, shape, {
+      dtype: bf16 ? "f16" : "f32",
+      initialize: (target) => backend.write(target, random.normals(target.size)),
+    })
+  );
+  const optimizer = (inBackward ? createAdamWInBackward : createAdamW)(backend, states, {
+    moments: bf16 ? "bf16" : "f32",
+    seed: 3,
+    createMoments: pieceElements === undefined
+      ? createDeviceMoments
+      : (backend, own, dtype) => createHostMoments(backend, own, dtype, { pieceElements }),
+  });
+  for (let step = 1; step <= 3; step++) {
+    const options = { learningRate: 0.1, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, step };
+    optimizer.begin(options);
+    await states.group(parameters).withGradients(() => {
+      for (const { gradient } of parameters) backend.write(gradient!, random.normals(gradient!.size));
+      return Promise.resolve();
+    });
+    using _clip = await optimizer.step(options, 0);
+  }
+  const numbers = (await backend.readAll(parameters.map(({ value }) => value))).map((values) => [...values]);
+  for (const own of optimizer.updated) {
+    for (const kind of ["m", "v"] as const) {
+      const values = new Float32Array(own.value.size);
+      await optimizer.moments.read(own, kind, values);
+      optimizer.moments.write(own, kind, values); // what was read can be put back
+      const again = new Float32Array(own.value.size);
+      await optimizer.moments.read(own, kind, again);
+      assertEquals(again, values);
+      numbers.push([...values]);
+    }
+  }
+  assertEquals(backend.ledger.live().optimizer === 0, pieceElements !== undefined);
+  if (pieceElements !== undefined) {
+    assertEquals(backend.ledger.highest().optimizer, Math.min(40, pieceElements) * 2 * (bf16 ? 2 : 4));
+  }
+  optimizer.free();
+  states.free();
+  return numbers;
+}
+
+gpuTest("moments on the host are updated piece by piece as on the device, whatever they are made of", async (gpu) => {
+  for (const backend of [createReferenceBackend({ poison: true }), gpu]) {
+    for (const how of [{}, { bf16: true }, { inBackward: true }]) {
+      backend.ledger.resetPeak();
+      const expected = await updated(backend, how);
+      for (const pieceElements of [6, 1024]) {
+        backend.ledger.resetPeak();
+        assertEquals(await updated(backend, { ...how, pieceElements }), expected, JSON.stringify(how));
+      }
+      assert(expected.every((values) => values.some((value) => value !== 0)), "nothing stayed zero");
+    }
+  }
 });

@@ -62,7 +62,7 @@ function rankOf(stepMs: number[], peakBytes: number, values: Partial<StepReport>
       highest: NO_BYTES,
       live: NO_BYTES,
       reservedBytes: 2 * peakBytes,
-      offloaded: { checkpoints: 0 },
+      offloaded: { checkpoints: 0, optimizer: 0 },
       hostPeakBytes: 10,
       profile: [{ kernel: "matmul NN", dispatches: 30, totalMs: 60 }],
       links: [],

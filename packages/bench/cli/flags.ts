@@ -60,7 +60,8 @@ const RUN_FLAGS = {
     otherwise: "none",
   }),
   offload: choices(OFFLOADS, {
-    help: "what waits in the memory of the host while the device does not need it: the inputs of recomputed layers",
+    help:
+      "what waits in the memory of the host while the device does not need it: the inputs of recomputed layers, AdamW's moments",
     otherwise: "nothing",
   }),
   precision: choice(PRECISION_NAMES, {

@@ -18,8 +18,8 @@ export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
  */
 export const SHARD_STAGES = ["none", "optimizer", "gradients", "weights"] as const;
 
-/** What can wait on the host while the device does not need it: the inputs of blocks. */
-export const OFFLOADS = ["checkpoints"] as const;
+/** What can wait on the host while the device does not need it: the inputs of blocks, and AdamW's moments. */
+export const OFFLOADS = ["checkpoints", "optimizer"] as const;
 
 /**
  * Element types of a run: all numbers f32; or weights and activations f16, with f32 for sums over rows, norms, losses and

@@ -67,7 +67,7 @@ export interface ModelStates {
    * Where gradients are freed as soon as they are complete, `update` gets the names of their parameters right before, until
    * {@linkcode ModelStates.finishUpdate}; elsewhere it is never called.
    */
-  beginUpdate(update: (names: ReadonlySet<string>) => void): void;
+  beginUpdate(update: (names: ReadonlySet<string>) => Promise<void>): void;
   /** Sums gradients over ranks, at least the own elements; once before each update. */
   reduceGradients(): Promise<void>;
   /** Turns partial sums of squares [PARTIAL_SUMS] of the own elements into ones of all elements. */
@@ -130,9 +130,9 @@ export function createModelStates(
 /** All states of one rank whole but for gradients, which are used up by the update in backward. */
 function createStatesUpdatedInBackward(backend: Backend): ModelStates {
   const done = () => Promise.resolve();
-  let update: ((gradients: readonly StoredTensor[]) => void) | undefined;
-  const gradients = createTransientGradients(backend, (complete) => {
-    update?.(complete);
+  let update: ((gradients: readonly StoredTensor[]) => Promise<void>) | undefined;
+  const gradients = createTransientGradients(backend, async (complete) => {
+    await update?.(complete);
     return update !== undefined;
   });
   return composeStates(createWholeWeights(backend, { own: wholeSegment, publish: done }), gradients, {
@@ -182,7 +182,7 @@ function composeStates(
     readonly updated: (size: number, rank: number) => Segment;
     readonly sumSquares: (partials: Tensor) => Promise<void>;
     /** Sets what complete gradients go to before they are freed. */
-    readonly onComplete?: (use?: (gradients: readonly StoredTensor[]) => void) => void;
+    readonly onComplete?: (use?: (gradients: readonly StoredTensor[]) => Promise<void>) => void;
   },
 ): ModelStates {
   const stored = new Map<Parameter, StoredParameter>();
@@ -236,7 +236,7 @@ function composeStates(
         }))
         .filter(({ value }) => value.size > 0),
 
-    beginUpdate(update: (names: ReadonlySet<string>) => void): void {
+    beginUpdate(update: (names: ReadonlySet<string>) => Promise<void>): void {
       const names = new Map(trained().map(({ name, gradients }) => [gradients as StoredTensor, name]));
       onComplete((complete) => update(new Set(complete.map((gradient) => names.get(gradient)!))));
     },

@@ -64,7 +64,7 @@ class TransientGradient implements StoredTensor {
  */
 export function createTransientGradients(
   backend: Backend,
-  use: (gradients: readonly StoredTensor[]) => boolean,
+  use: (gradients: readonly StoredTensor[]) => Promise<boolean>,
 ): GradientStore<TransientGradient> {
   const all: TransientGradient[] = [];
 
@@ -73,7 +73,7 @@ export function createTransientGradients(
       for (const gradient of gradients) gradient.open(backend);
       const result = await compute();
       const complete = gradients.filter((gradient) => gradient.complete());
-      if (!use(complete)) {
+      if (!await use(complete)) {
         for (const gradient of complete) gradient.values = backend.readLater([gradient.own]);
       }
       for (const gradient of complete) gradient.close();

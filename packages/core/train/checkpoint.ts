@@ -13,18 +13,18 @@ import { toHfConfig } from "../config/hf_config.ts";
 import type { ModelConfig } from "../config/model_config.ts";
 import type { TrainConfig } from "../config/train_config.ts";
 import { parameterSpecs } from "../model/parameters.ts";
-import type { ModelStates } from "../sharding/model_states.ts";
+import type { ModelStates, OwnElements } from "../sharding/model_states.ts";
 import { type PartRuns, putPart } from "../sharding/weight_part.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
 import { elementCount } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
 import { replaceFolder } from "./checkpoint_folder.ts";
 import { CHECKPOINT_FILES, type CheckpointHeads, checkpointHeads, momentNames } from "./checkpoint_files.ts";
 import type { LossScaleState } from "./loss_scale.ts";
-import type { Optimizer, UpdatedElements } from "./optimizer.ts";
+import { type MomentKind, readInPieces } from "./moments.ts";
+import type { Optimizer } from "./optimizer.ts";
 import { SafetensorsFile } from "./safetensors.ts";
 import { SafetensorsWriter } from "./safetensors_writer.ts";
 import { type SavedText, trainerState } from "./trainer_state.ts";
@@ -56,11 +56,8 @@ export interface SaveCheckpointOptions extends RankStates {
   readonly lossScale?: LossScaleState;
 }
 
-/** Elements of a tensor that are read from the device at once. */
-const PIECE_FLOATS = 16 * 2 ** 20;
-
 /** What a checkpoint holds of each element of a parameter. */
-type Kind = "value" | "m" | "v";
+type Kind = "value" | MomentKind;
 
 /**
  * Saves what all ranks hold, as rank 0 sees its file system: an earlier checkpoint in the folder is replaced once all is
@@ -105,6 +102,8 @@ async function writeTensors(
   write?: (name: string, kind: Kind, whole: Float32Array) => Promise<void>,
 ): Promise<void> {
   const own = ownByName(optimizer);
+  const read = (elements: OwnElements, kind: Kind, into: Float32Array) =>
+    kind === "value" ? readInPieces(backend, elements.value, into) : optimizer.moments.read(elements, kind, into);
   const memory = new SharedMemory(); // what is sent from it is not copied
   const wholes = new Float32Array(write ? largestSize(model) : 0);
   for (const weight of parameterSpecs(model)) {
@@ -112,8 +111,8 @@ async function writeTensors(
     const whole = wholes.subarray(0, elementCount(weight.shape));
     const gives = parts[strategy.rank] !== undefined;
     for (const kind of ["value", "m", "v"] as const) {
-      const values = memory.floats(gives ? own.get(weight.name)![kind].size : 0);
-      if (gives) await readInPieces(backend, own.get(weight.name)![kind], values);
+      const values = memory.floats(gives ? own.get(weight.name)!.value.size : 0);
+      if (gives) await read(own.get(weight.name)!, kind, values);
       // Also where rank 0 has all of it: a request for each tensor tells the others that writing goes on.
       const received = await strategy.gatherToFirst(values, `checkpoint of ${weight.name}`);
       if (write) {
@@ -123,15 +122,6 @@ async function writeTensors(
       }
       memory.give(values);
     }
-  }
-}
-
-/** Reads a flat tensor so that little of it is on its way at a time: the device copies to memory that the host sees first. */
-async function readInPieces(backend: Backend, tensor: Tensor, into: Float32Array): Promise<void> {
-  for (let start = 0; start < tensor.size; start += PIECE_FLOATS) {
-    const end = Math.min(tensor.size, start + PIECE_FLOATS);
-    using piece = tensor.elements(start, end);
-    await backend.readAll([piece], [into.subarray(start, end)]);
   }
 }
 
@@ -154,21 +144,21 @@ function partsByRank(weight: NamedShape, states: ModelStates, ranks: number): (P
  */
 export async function readMoments(
   folder: string,
-  { backend, strategy, model, states, optimizer }: RankStates,
+  { strategy, model, states, optimizer }: RankStates,
 ): Promise<void> {
-  const own: ReadonlyMap<string, UpdatedElements> = ownByName(optimizer);
+  const own = ownByName(optimizer);
   using file = await SafetensorsFile.open(`${folder}/${CHECKPOINT_FILES.moments}`);
   for (const weight of parameterSpecs(model)) {
     const elements = own.get(weight.name);
     if (!elements) continue;
     const part = states.updated(weight, strategy.rank);
     for (const kind of ["m", "v"] as const) {
-      backend.write(elements[kind], await file.readFloats(momentNames(weight.name)[kind], part));
+      optimizer.moments.write(elements, kind, await file.readFloats(momentNames(weight.name)[kind], part));
     }
   }
 }
 
-function ownByName({ updated }: Optimizer): Map<string, UpdatedElements> {
+function ownByName({ updated }: Optimizer): Map<string, OwnElements> {
   return new Map(updated.map((elements) => [elements.name, elements]));
 }
 

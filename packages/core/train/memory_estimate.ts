@@ -24,6 +24,7 @@ import { dividedStates, ownSegment } from "../sharding/divided_states.ts";
 import { partShape } from "../sharding/weight_part.ts";
 import { momentType, PRECISIONS } from "../tensor/precision.ts";
 import { type DType, ELEMENT_BYTES, elementBytes, elementCount, type Shape } from "../tensor/shape.ts";
+import { MOMENT_PIECE_ELEMENTS } from "./moments.ts";
 import { chunkCounts } from "./chunk_counts.ts";
 
 /** A moment of a step and the bytes live at it. */
@@ -63,9 +64,10 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   });
   const attention = attentionBytes(model, part, memory, T);
 
-  const { residentBytes, whole, tiedGradientBytes } = stateBytes(model, train, strategy);
-  const block = whole(Object.values(blockShapes(model)));
-  const head = whole([[model.vocab, D], [D]]);
+  const { residentBytes, whole, tiedGradientBytes, momentPiece, all } = stateBytes(model, train, strategy);
+  const blockWeights = Object.values(blockShapes(model));
+  const headShapes = [[model.vocab, D], [D]];
+  const [block, head] = [whole(blockWeights), whole(headShapes)];
   const rotaryRows = train.packed ? part.attentionRows : part.attentionRows / train.batch;
   const rotary = part.attentionSlice.isAll ? rotaryRows * E : 0;
   const squares = sumsInBackward(train);
@@ -84,12 +86,24 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const lastBackward = last + block.weights + lastGradients + x + ELEMENT_BYTES; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
 
+  const putBack = train.offload.includes("checkpoints") && L > 1 ? x : 0; // input of the block before the last
+  const table = model.vocab * D * ELEMENT_BYTES; // gradient of the embedding
+  const updatesInBackward = [
+    earlier + kept + head.gradients + x + momentPiece(model.tiedEmbeddings ? [[D]] : headShapes),
+    earlier + putBack + lastGradients + momentPiece(blockWeights),
+    table + momentPiece([[model.vocab, D]]),
+  ].map((held) => squares && base + held + x + ELEMENT_BYTES); // beside the gradient of activations, and the loss
+
   const bytes: Record<MemoryMoment["moment"], number> = {
     "attention forward": lastAttention + rstd + attention.forward,
     "head": base + earlier + kept + head.weights + head.gradients + 2 * x + headBytes(model, part, T), // x, dx
     "mlp backward": lastBackward + rstd + memory.savedBytes + x + mlpBackwardBytes(model, part, train, T),
     "attention backward": lastBackward + attention.backward,
-    "optimizer": residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES,
+    "optimizer": Math.max(
+      residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES +
+        (squares ? 0 : momentPiece(all)),
+      ...updatesInBackward,
+    ),
   };
   const peaks = Object.entries(bytes)
     .map(([moment, bytes]) => ({ moment, bytes }) as MemoryMoment)
@@ -120,11 +134,18 @@ function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedS
   const gradients = () => "f32" as const;
   const moments = () => momentType(train);
   const all = parameterSpecs(model).map((weight) => partShape(weight.shape, placement(weight).part));
+  const offloaded = train.offload.includes("optimizer");
   const inBackward = train.optimizerInBackward; // gradients are there in their backward alone
   return {
     residentBytes: bytesOf(all, divided.weights, weights) +
       (inBackward ? 0 : bytesOf(all, divided.gradients, gradients)) +
-      2 * bytesOf(all, divided.moments, moments),
+      (offloaded ? 0 : 2 * bytesOf(all, divided.moments, moments)),
+    /** Bytes of the moments that are on the device while some of the weights are updated. */
+    momentPiece: (group: readonly Shape[]) => {
+      const sizes = group.map((shape) => bytesOf([shape], divided.moments, moments) / elementBytes(moments()));
+      return offloaded ? 2 * Math.min(MOMENT_PIECE_ELEMENTS, Math.max(...sizes)) * elementBytes(moments()) : 0;
+    },
+    all,
     whole: (group: readonly Shape[]) => ({
       weights: divided.weights ? bytesOf(group, false, weights) : 0,
       gradients: divided.gradients || inBackward ? bytesOf(group, false, gradients) : 0,

@@ -7,6 +7,7 @@
 import { type Backend, zeros } from "../backend/backend.ts";
 import { type AdamWOptions, PARTIAL_SUMS } from "../backend/ops.ts";
 import type { ModelStates, OwnElements } from "../sharding/model_states.ts";
+import { createDeviceMoments, type Moments } from "./moments.ts";
 import { Scope } from "../tensor/scope.ts";
 import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -14,15 +15,8 @@ import type { Tensor } from "../tensor/tensor.ts";
 /** Stands for no clipping where the norm is still wanted: finite, since WGSL leaves infinities undefined. */
 const UNREACHABLE_NORM = 3e38;
 
-/** The elements of a parameter that this rank updates, with their moments. */
-export interface UpdatedElements extends Pick<OwnElements, "name" | "value"> {
-  /** The elements with their gradient. */
-  readonly own: OwnElements;
-  /** First moment, flat. */
-  readonly m: Tensor;
-  /** Second moment, flat. */
-  readonly v: Tensor;
-}
+/** Pieces of moments that may be on their way back to the host during an update after backward, and during one in it. */
+const PIECES_UNDER_WAY = { after: 1, during: 32 };
 
 /** How AdamW keeps and rounds its numbers. */
 export interface OptimizerSettings {
@@ -35,12 +29,16 @@ export interface OptimizerSettings {
    * together, or of each group that is updated in backward. Default false.
    */
   readonly skipsNonFinite?: boolean;
+  /** Where the moments are. Default: on the device. */
+  readonly createMoments?: typeof createDeviceMoments;
 }
 
 /** First and second moments of the elements that this rank updates. */
 export interface Optimizer {
   /** What is updated; the tensors stay the optimizer's. */
-  readonly updated: readonly UpdatedElements[];
+  readonly updated: readonly OwnElements[];
+  /** Their moments. */
+  readonly moments: Moments;
   /** Starts a step, before its forward: an update in backward needs to know its options there. */
   begin(options: AdamWOptions): void;
   /**
@@ -54,31 +52,32 @@ export interface Optimizer {
   free(): void;
 }
 
-/** AdamW in f32 with its moments on the device; 8 bytes for every element that this rank updates. */
+/** AdamW after backward, with clipping by the global norm. */
 export function createAdamW(backend: Backend, states: ModelStates, settings: OptimizerSettings = {}): Optimizer {
   const { ops } = backend;
-  const { updated, update } = withMoments(backend, states, settings);
+  const { updated, moments, update } = withMoments(backend, states, settings);
 
   return {
     updated,
+    moments,
     begin: () => {},
 
     async step(options: AdamWOptions, clipNorm: number): Promise<Tensor> {
       const clip = backend.empty([2], "scratch");
       using partials = zeros(backend, [PARTIAL_SUMS], "scratch");
-      for (const { own } of updated) {
-        if (own.inNorm) ops.sumSquares(own.gradient, partials);
+      for (const { gradient, inNorm } of updated) {
+        if (inNorm) ops.sumSquares(gradient, partials);
       }
       await states.sumSquares(partials);
       ops.clipFactor(partials, clip, clipNorm > 0 ? clipNorm : UNREACHABLE_NORM, options);
-      for (const elements of updated) {
-        update(elements, options, clipNorm > 0 || settings.skipsNonFinite ? clip : undefined);
-      }
+      const factor = clipNorm > 0 || settings.skipsNonFinite ? clip : undefined;
+      for (const own of updated) await update(own, options, factor, PIECES_UNDER_WAY.after);
       await states.finishUpdate();
+      await moments.settle(0);
       return clip;
     },
 
-    free: () => freeMoments(updated),
+    free: () => moments.free(),
   };
 }
 
@@ -92,7 +91,7 @@ export function createAdamWInBackward(
   settings: OptimizerSettings = {},
 ): Optimizer {
   const { ops } = backend;
-  const { updated, update } = withMoments(backend, states, settings);
+  const { updated, moments, update } = withMoments(backend, states, settings);
   let scope: Scope | undefined; // what the step under way holds
   let partials: Tensor | undefined; // of all groups
 
@@ -102,16 +101,22 @@ export function createAdamWInBackward(
   }
 
   /** Updates a group, and adds its squares to those of all. */
-  function updateGuarded(group: readonly UpdatedElements[], options: AdamWOptions, own: Tensor, clip: Tensor): void {
-    ops.fill(own, 0);
-    for (const { own: { gradient } } of group) ops.sumSquares(gradient, own);
-    ops.clipFactor(own, clip, UNREACHABLE_NORM, options);
-    for (const elements of group) update(elements, options, clip);
-    ops.add(own, partials!);
+  async function updateGuarded(
+    group: readonly OwnElements[],
+    options: AdamWOptions,
+    squares: Tensor,
+    clip: Tensor,
+  ): Promise<void> {
+    ops.fill(squares, 0);
+    for (const { gradient } of group) ops.sumSquares(gradient, squares);
+    ops.clipFactor(squares, clip, UNREACHABLE_NORM, options);
+    for (const own of group) await update(own, options, clip, PIECES_UNDER_WAY.during);
+    ops.add(squares, partials!);
   }
 
   return {
     updated,
+    moments,
 
     begin(options: AdamWOptions): void {
       discard();
@@ -120,12 +125,13 @@ export function createAdamWInBackward(
       const guard = settings.skipsNonFinite
         ? [PARTIAL_SUMS, 2].map((size) => held.own(backend.empty([size], "scratch")))
         : undefined;
-      states.beginUpdate((names) => {
+      states.beginUpdate(async (names) => {
+        await moments.settle(0); // of the group before, which the device has been through
         const group = updated.filter(({ name }) => names.has(name));
-        if (guard) return updateGuarded(group, options, guard[0], guard[1]);
-        for (const elements of group) {
-          ops.sumSquares(elements.own.gradient, squares);
-          update(elements, options);
+        if (guard) return await updateGuarded(group, options, guard[0], guard[1]);
+        for (const own of group) {
+          ops.sumSquares(own.gradient, squares);
+          await update(own, options, undefined, PIECES_UNDER_WAY.during);
         }
       });
     },
@@ -136,38 +142,41 @@ export function createAdamWInBackward(
       ops.clipFactor(partials, clip, UNREACHABLE_NORM, options);
       discard();
       await states.finishUpdate();
+      await moments.settle(0);
       return clip;
     },
 
     free(): void {
       discard();
-      freeMoments(updated);
+      moments.free();
     },
   };
 }
 
-/** What is updated, and the update of some of it. */
+/** What is updated, its moments, and the update of some of it. */
 function withMoments(
   backend: Backend,
   states: ModelStates,
-  { moments = "f32", seed = 0 }: OptimizerSettings,
+  { moments: dtype = "f32", seed = 0, createMoments = createDeviceMoments }: OptimizerSettings,
 ) {
-  const updated: readonly UpdatedElements[] = states.own().map((own) => ({
-    name: own.name,
-    own,
-    value: own.value,
-    m: zeros(backend, own.value.shape, "optimizer", moments),
-    v: zeros(backend, own.value.shape, "optimizer", moments),
-  }));
+  const updated = states.own();
+  const moments = createMoments(backend, updated, dtype);
 
-  function update({ own, m, v }: UpdatedElements, options: AdamWOptions, clip?: Tensor): void {
-    const rounding = { seed, stream: own.stream, start: own.start };
-    backend.ops.adamw(own.value, own.gradient, m, v, { ...options, rounding }, clip);
+  /** Leaves no more pieces on their way back than `underWay`. */
+  async function update(
+    own: OwnElements,
+    options: AdamWOptions,
+    clip: Tensor | undefined,
+    underWay: number,
+  ): Promise<void> {
+    for (const piece of moments.pieces(own)) {
+      const rounding = { seed, stream: own.stream, start: own.start + piece.start };
+      moments.update(own, piece, ({ value, gradient, m, v }) => {
+        backend.ops.adamw(value, gradient, m, v, { ...options, rounding }, clip);
+      });
+      await moments.settle(underWay);
+    }
   }
 
-  return { updated, update };
-}
-
-function freeMoments(updated: readonly UpdatedElements[]): void {
-  for (const { m, v } of updated) [m, v].forEach((tensor) => tensor.free());
+  return { updated, moments, update };
 }

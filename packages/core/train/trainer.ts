@@ -23,6 +23,7 @@ import { readTrainerState } from "./checkpoint_files.ts";
 import { chunkCounts } from "./chunk_counts.ts";
 import { LossScale } from "./loss_scale.ts";
 import { learningRateAt } from "./lr_schedule.ts";
+import { createDeviceMoments, createHostMoments } from "./moments.ts";
 import { createAdamW, createAdamWInBackward, type Optimizer } from "./optimizer.ts";
 import type { SavedText } from "./trainer_state.ts";
 
@@ -120,6 +121,7 @@ export class Trainer implements Disposable {
       moments: momentType(train),
       seed: train.seed,
       skipsNonFinite: this.#lossScale !== undefined,
+      createMoments: train.offload.includes("optimizer") ? createHostMoments : createDeviceMoments,
     });
     this.#hostCheckpoints = createHostCheckpoints(backend, model.layers);
     this.#decoder = createDecoder({
@@ -143,7 +145,7 @@ export class Trainer implements Disposable {
 
   /** Bytes that are kept on the host instead of the device, by what they are. */
   get offloadedBytes(): OffloadedBytes {
-    return { checkpoints: this.#hostCheckpoints.bytes };
+    return { checkpoints: this.#hostCheckpoints.bytes, optimizer: this.#optimizer.moments.hostBytes };
   }
 
   /**
