@@ -14,7 +14,9 @@ import {
   tilesWorkgroupBytes,
   variantName,
 } from "../../packages/core/backend/webgpu/kernels/matmul_variant.ts";
+import type { MatrixUnit } from "../../packages/core/backend/webgpu/kernels/matrix_unit.ts";
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
+import type { DType } from "../../packages/core/tensor/shape.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import { assertClose } from "../_support/compare.ts";
 import { GPU_VARIANTS, gpuTest } from "../_support/gpu.ts";
@@ -30,8 +32,9 @@ const LAYOUTS: readonly Layout[] = ["NN", "NT", "TN"];
  * Sums of k products of normal numbers in f32, against f64. Each addition rounds a partial sum of about √k to within
  * 2⁻²⁴ of it; over tens of thousands of elements the worst stays below k · 2.4e-7 (seen: 1.6e-7).
  */
-function tolerance(k: number): { absolute: number; relative: number; rejectAllZero: true } {
-  return { absolute: 2.4e-7 * k, relative: 1e-6, rejectAllZero: true };
+function tolerance(k: number, dtype: DType = "f32"): { absolute: number; relative: number; rejectAllZero: true } {
+  // Sums that differ in their last bits can round to neighbouring halves, 2⁻¹⁰ apart.
+  return { absolute: 2.4e-7 * k, relative: dtype === "f16" ? 2 ** -10 : 1e-6, rejectAllZero: true };
 }
 
 /** A product by a given variant, or by the one that `Ops.matmul` takes, against the reference. */
@@ -43,25 +46,29 @@ async function assertProduct(
     accumulate?: boolean;
     variant?: MatmulVariant;
     parts?: number;
+    unit?: MatrixUnit;
+    dtype?: DType;
+    outType?: DType;
     placements?: readonly Placement[];
     dispatcher?: Dispatcher;
   },
 ): Promise<void> {
-  const { accumulate = false, variant, parts = 1, placements, dispatcher = backend.dispatcher } = options;
+  const { accumulate = false, variant, parts = 1, unit, placements, dispatcher = backend.dispatcher } = options;
+  const { dtype = "f32", outType = dtype } = options;
   const random = new Random(m * 65_536 + n * 256 + k);
-  const normals = (...shape: [number, number]) => ({ shape, data: random.normals(shape[0] * shape[1]) });
+  const normals = (...shape: [number, number]) => ({ shape, data: random.normals(shape[0] * shape[1]), dtype });
   const flags = { transposeA: layout === "TN", transposeB: layout === "NT", accumulate };
   await assertOpMatchesReference(backend, {
     inputs: {
       a: layout === "TN" ? normals(k, m) : normals(m, k),
       b: layout === "NT" ? normals(n, k) : normals(k, n),
-      out: normals(m, n),
+      out: { ...normals(m, n), dtype: outType },
     },
     run: (ops, { a, b, out }) => {
-      if (ops === backend.ops) matmul(dispatcher, a, b, out, { ...flags, plan: variant && { variant, parts } });
+      if (ops === backend.ops) matmul(dispatcher, a, b, out, { ...flags, plan: variant && { variant, parts }, unit });
       else ops.matmul(a, b, out, flags);
     },
-    results: { out: tolerance(k) },
+    results: { out: tolerance(k, outType) },
   }, placements);
 }
 
@@ -117,6 +124,77 @@ for (const variant of [...SMALL_TILES, SMALL_LANES]) {
     });
   }
 }
+
+for (const variant of [SMALL_TILES[1], SMALL_LANES]) {
+  gpuTest(`matmul of f16 by ${variantName(variant)}`, async (backend) => {
+    for (const layout of LAYOUTS) {
+      for (const outType of ["f16", "f32"] as const) {
+        const options = { variant, dtype: "f16", outType } as const;
+        await assertProduct(backend, layout, [36, 68, 76], { ...options, placements: ["own", "shared"] });
+        await assertProduct(backend, layout, [22, 34, 26], { ...options, accumulate: true });
+      }
+    }
+    await assertProduct(backend, "NN", [20, 22, 40], { variant: SMALL_TILES[0], parts: 2, dtype: "f16" });
+    await assertProduct(backend, "TN", [20, 24, 40], {
+      variant: SMALL_TILES[0],
+      parts: 2,
+      dtype: "f16",
+      accumulate: true,
+      placements: ["own"],
+    });
+  });
+}
+
+gpuTest("matmul of f16 as the device would compute it, whole and in bindings of 4 KiB", async (backend) => {
+  for (const layout of LAYOUTS) {
+    await assertProduct(backend, layout, [72, 136, 64], { dtype: "f16", placements: ["own"] });
+    await assertProduct(backend, layout, [130, 70, 34], { dtype: "f16", outType: "f32", accumulate: true });
+    const dispatcher = limited(backend, { maxBindingBytes: 4096, offsetAlignmentBytes: 32 });
+    await assertProduct(backend, layout, [72, 136, 40], {
+      dtype: "f16",
+      outType: "f32",
+      dispatcher,
+      placements: ["own"],
+    });
+  }
+});
+
+/** The matrix units of the device and, for every device, their emulation. */
+for (const unit of ["subgroup", "emulated"] as const) {
+  gpuTest(`matmul of f16 by matrix units, ${unit}`, async (backend) => {
+    if (unit === "subgroup" && !backend.dispatcher.features.subgroupMatrix) return;
+    // Teams side by side and on top of one another, and the two ways that rows take turns.
+    const tall: MatmulVariant = { kind: "units", teamM: 16, teamN: 32, teamsM: 2, teamsN: 1, tileK: 16 };
+    const wide: MatmulVariant = { kind: "units", teamM: 32, teamN: 32, teamsM: 1, teamsN: 2, tileK: 32 };
+    const options = { unit, dtype: "f16", placements: ["own"] } as const;
+    await assertProduct(backend, "NN", [64, 64, 48], { ...options, variant: tall, outType: "f32", accumulate: true });
+    await assertProduct(backend, "NT", [40, 72, 40], { ...options, variant: wide, accumulate: true });
+    await assertProduct(backend, "TN", [40, 72, 40], { ...options, variant: wide, outType: "f32" });
+    await assertProduct(backend, "NN", [8, 8, 8], { ...options, variant: tall });
+    await assertProduct(backend, "TN", [40, 32, 104], { ...options, variant: tall, parts: 3 });
+  });
+}
+
+gpuTest("matmul by matrix units reads nothing past k that is not finite", async (backend) => {
+  using scope = new Scope();
+  const variant: MatmulVariant = { kind: "units", teamM: 16, teamN: 32, teamsM: 1, teamsN: 1, tileK: 32 };
+  for (const layout of LAYOUTS) {
+    // The last rows or columns of the operands' storage, behind k, hold infinities.
+    const whole = (rows: number, columns: number) => {
+      const tensor = scope.own(backend.empty([rows, columns], "scratch", "f16"));
+      backend.write(tensor, new Float32Array(rows * columns).map((_, i) => i < 16 * columns ? 1 : Infinity));
+      return scope.own(tensor.rows(0, 16));
+    };
+    const a = layout === "TN" ? whole(32, 16) : scope.own(backend.empty([16, 16], "scratch", "f16"));
+    if (layout !== "TN") backend.write(a, new Float32Array(256).fill(1));
+    const b = layout === "NT" ? scope.own(backend.empty([32, 16], "scratch", "f16")) : whole(32, 32);
+    if (layout === "NT") backend.write(b, new Float32Array(512).fill(1));
+    const out = scope.own(backend.empty([16, 32], "scratch"));
+    const flags = { transposeA: layout === "TN", transposeB: layout === "NT" };
+    matmul(backend.dispatcher, a, b, out, { ...flags, plan: { variant, parts: 1 }, unit: "emulated" });
+    assertEquals(await backend.read(out), new Float32Array(512).fill(16), layout);
+  }
+});
 
 gpuTest("matmul in parts of k, the last of them shorter or missing", async (backend) => {
   for (const layout of LAYOUTS) {

@@ -44,7 +44,11 @@ export function checkMatmul(a: Tensor, b: Tensor, out: Tensor, options: MatmulOp
   const [n, inner] = transposeB ? [b.shape[0], b.shape[1]] : [b.shape[1], b.shape[0]];
   if (inner !== k) stop(`the inner dims of matmul must be equal, not ${k} and ${inner}`);
   if (out.shape[0] !== m || out.shape[1] !== n) stop(`out of matmul must be ${showShape([m, n])}`);
-  checkOperands("matmul", [reads("a", a, a.shape), reads("b", b, b.shape), writes("out", out, [m, n])]);
+  checkOperands("matmul", [
+    reads("a", a, a.shape, FLOATS),
+    reads("b", b, b.shape, a.dtype),
+    writes("out", out, [m, n], FLOATS),
+  ]);
   return { layout, m, n, k };
 }
 

@@ -137,7 +137,10 @@ export interface InitNormalOptions {
 
 /** The kernels. */
 export interface Ops {
-  /** out [m, n] = a [m, k] · b [k, n]; NN, NT (`transposeB`) and TN (`transposeA`). */
+  /**
+   * out [m, n] = a [m, k] · b [k, n]; NN, NT (`transposeB`) and TN (`transposeA`). `a` and `b` are both f32 or both f16,
+   * `out` is either; sums are f32.
+   */
   matmul(a: Tensor, b: Tensor, out: Tensor, options?: MatmulOptions): void;
 
   /** out [T, D] = table [V, D] at ids [T]; both f32 or both f16. Ids are checked by the caller. */

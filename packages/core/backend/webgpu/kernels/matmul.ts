@@ -1,5 +1,5 @@
 /**
- * Matrix product of f32 tensors: out [m, n] = or += a · b with `a` [m, k] or transposed [k, m], and `b` [k, n] or
+ * Matrix product of f32 or f16 tensors: out [m, n] = or += a · b with `a` [m, k] or transposed [k, m], and `b` [k, n] or
  * transposed [n, k]. Sums run over k in a fixed order, so that results are deterministic.
  *
  * What does not fit a binding is split: `out` by rows, or by parts of a row; operands likewise, along m, n or k.
@@ -23,6 +23,8 @@ import {
 import { type MatmulForm, type MatmulParams, PARAM_NAMES } from "./matmul_form.ts";
 import { lanesSource } from "./matmul_lanes.ts";
 import { addParts } from "./matmul_parts.ts";
+import { CHUNK, unitsSource } from "./matmul_units.ts";
+import type { MatrixUnit } from "./matrix_unit.ts";
 import { tilesSource } from "./matmul_tiles.ts";
 import { choosePlan, type MatmulPlan, type MatmulVariant, tileOf, variantName } from "./matmul_variant.ts";
 
@@ -33,6 +35,8 @@ const BLOCK_MULTIPLE = 128;
 export interface MatmulLaunchOptions extends MatmulOptions {
   /** How to compute it, for tests and measurements. Default: as {@linkcode choosePlan} says. */
   readonly plan?: MatmulPlan;
+  /** The matrix units of variants that want them, for tests. Default: the device's. */
+  readonly unit?: MatrixUnit;
 }
 
 /**
@@ -50,17 +54,21 @@ export function matmul(
   const dims = checkMatmul(a, b, out, options);
   const { m, n, k } = dims;
   if (m === 0 || n === 0 || (k === 0 && options.accumulate)) return;
-  const { accumulate = false, plan: { variant, parts } = choosePlan(dims, dispatcher) } = options;
-  const step = largestBlock(dims, dispatcher.limits, tileOf(variant).tileK);
+  const { accumulate = false } = options;
+  const units = dispatcher.features.subgroupMatrix && fitsUnits({ a, b, out }, dims);
+  const { variant, parts } = options.plan ?? choosePlan(dims, dispatcher, units);
+  const step = largestBlock({ a, b, out }, dims, dispatcher.limits, tileOf(variant).tileK);
   if (parts > 1 && step.m === m && step.n === n && step.k === k) {
-    matmulInParts(dispatcher, { a, b, out }, dims, { variant, parts }, accumulate);
+    matmulInParts(dispatcher, { a, b, out }, dims, { variant, parts }, accumulate, options.unit);
     return;
   }
   for (const rows of cut(m, step.m)) {
     for (const columns of cut(n, step.n)) {
       for (const depth of cut(k, step.k)) {
         const block = { m: rows, n: columns, k: depth };
-        matmulBlock(dispatcher, { a, b, out }, dims, block, accumulate || depth.start > 0, variant);
+        matmulBlock(dispatcher, { a, b, out }, dims, block, accumulate || depth.start > 0, variant, {
+          unit: options.unit,
+        });
       }
     }
   }
@@ -83,13 +91,29 @@ function storedDims(layout: MatmulDims["layout"]): Record<keyof Operands, readon
   };
 }
 
+/** Whether every operand allows loads and stores of 16 bytes, as matrix units want them. */
+function fitsUnits(operands: Operands, { layout, ...dims }: MatmulDims): boolean {
+  const stored = storedDims(layout);
+  return operands.a.dtype === "f16" &&
+    (["a", "b", "out"] as const).every((name) =>
+      operands[name].dtype === "f32" || canVectorize([operands[name]], [dims[stored[name][1]]], CHUNK)
+    );
+}
+
 /** The largest block of a product whose operands all fit a binding, and whose loop over k fits the device. */
-function largestBlock(dims: MatmulDims, limits: DispatchLimits, tileK: number): Record<Dim, number> {
-  const capacity = bindingElements(limits);
+function largestBlock(
+  operands: Operands,
+  dims: MatmulDims,
+  limits: DispatchLimits,
+  tileK: number,
+): Record<Dim, number> {
   const step = { m: dims.m, n: dims.n, k: dims.k };
   const limit = (dim: Dim, size: number) => step[dim] = Math.min(step[dim], roundBlock(size));
   if (dims.k > limits.maxLoopTurns * tileK) limit("k", limits.maxLoopTurns * tileK);
-  for (const [rows, columns] of Object.values(storedDims(dims.layout))) {
+  const stored = storedDims(dims.layout);
+  for (const name of ["a", "b", "out"] as const) {
+    const [rows, columns] = stored[name];
+    const capacity = bindingElements(limits, operands[name].dtype);
     if (dims[rows] * dims[columns] <= capacity) continue;
     // Whole rows if one fits, else a part of one row.
     limit(rows, Math.max(1, Math.floor(capacity / dims[columns])));
@@ -119,6 +143,7 @@ function matmulInParts(
   dims: MatmulDims,
   { variant, parts }: MatmulPlan,
   accumulate: boolean,
+  unit?: MatrixUnit,
 ): void {
   const { m, n, k } = dims;
   const { tileK } = tileOf(variant);
@@ -126,8 +151,17 @@ function matmulInParts(
   const filled = Math.ceil(k / partK); // rounding to whole slabs can leave the last parts empty
   using sums = dispatcher.workspace().rows(0, filled * m * n);
   const whole = { m: { start: 0, end: m }, n: { start: 0, end: n }, k: { start: 0, end: k } };
-  matmulBlock(dispatcher, { a, b, out: sums }, dims, whole, false, variant, { partK, parts: filled });
+  matmulBlock(dispatcher, { a, b, out: sums }, dims, whole, false, variant, { partK, parts: filled, unit });
   addParts(dispatcher, out, filled, accumulate);
+}
+
+/** What a block is computed with besides its operands. */
+interface BlockOptions {
+  /** Parts of k, each by workgroups of its own. Default 1. */
+  readonly parts?: number;
+  /** k of a part. */
+  readonly partK?: number;
+  readonly unit?: MatrixUnit;
 }
 
 function matmulBlock(
@@ -137,7 +171,7 @@ function matmulBlock(
   block: Block,
   accumulate: boolean,
   variant: MatmulVariant,
-  { parts, partK }: { parts: number; partK: number } = { parts: 1, partK: 0 },
+  { parts = 1, partK = 0, unit = "subgroup" }: BlockOptions,
 ): void {
   const stored = storedDims(dims.layout);
   using scope = new Scope();
@@ -149,8 +183,9 @@ function matmulBlock(
       ? operands.out.size
       : Math.max(start, (rows.end - 1) * stride + columns.end);
     const view = scope.own(operands[name].elements(start, end));
-    const unit = canVectorize([view], [stride, columns.end - columns.start]) ? 4 : 1;
-    return { view, vector: unit === 4, start: residual(view) / unit, stride: stride / unit };
+    const vector = canVectorize([view], [stride, columns.end - columns.start]);
+    const width = variant.kind === "units" ? (view.dtype === "f16" ? CHUNK : 1) : vector ? 4 : 1;
+    return { view, vector: width === 4, start: residual(view) / width, stride: stride / width };
   };
   const [a, b, out] = [bind("a"), bind("b"), bind("out")];
   const [m, n, k] = [block.m, block.n, block.k].map(({ start, end }) => end - start);
@@ -159,11 +194,14 @@ function matmulBlock(
   const form: MatmulForm = {
     layout: dims.layout,
     accumulate,
+    half: a.view.dtype === "f16",
+    halfOut: out.view.dtype === "f16",
     vectorA: a.vector,
     vectorB: b.vector,
     vectorOut: out.vector,
     raggedK: k % tileK !== 0,
     inParts: parts > 1,
+    ...(variant.kind === "units" ? { raggedM: m % tileM !== 0, raggedN: n % tileN !== 0 } : {}),
   };
   const params: MatmulParams = {
     m,
@@ -179,9 +217,10 @@ function matmulBlock(
     columnTiles,
     partK,
   };
+  const dtypes = form.half ? ` f16${form.halfOut ? "" : " to f32"}` : "";
   dispatcher.run({
-    kernel: `matmul ${dims.layout} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`,
-    code: source(variant, form),
+    kernel: `matmul ${dims.layout}${dtypes} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`,
+    code: source(variant, form, unit),
     tensors: [
       { tensor: a.view, access: "read" },
       { tensor: b.view, access: "read" },
@@ -195,17 +234,21 @@ function matmulBlock(
 /** Sources by variant and form. Making one takes longer than encoding a dispatch, and equal ones are the same string. */
 const sources = new Map<string, string>();
 
-function source(variant: MatmulVariant, form: MatmulForm): string {
-  const key = JSON.stringify([variant, form]);
+function source(variant: MatmulVariant, form: MatmulForm, unit: MatrixUnit): string {
+  const key = JSON.stringify([variant, form, unit]);
   let code = sources.get(key);
   if (code === undefined) {
-    code = variant.kind === "tiles" ? tilesSource(variant, form) : lanesSource(variant, form);
+    code = variant.kind === "units"
+      ? unitsSource(variant, form, unit)
+      : variant.kind === "tiles"
+      ? tilesSource(variant, form)
+      : lanesSource(variant, form);
     sources.set(key, code);
   }
   return code;
 }
 
-/** An operand as one dispatch sees it; start and stride count vec4s if it is bound as such. */
+/** An operand as one dispatch sees it; start and stride count what it is bound as. */
 interface BoundOperand {
   readonly view: Tensor;
   readonly vector: boolean;

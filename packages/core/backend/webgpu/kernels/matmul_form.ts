@@ -13,12 +13,19 @@ export interface MatmulForm {
   readonly layout: MatmulDims["layout"];
   /** Add to `out` instead of overwriting it. */
   readonly accumulate: boolean;
+  /** Whether `a` and `b` are f16, two in a word. */
+  readonly half: boolean;
+  /** Whether `out` is. */
+  readonly halfOut: boolean;
   /** Whether `a` is bound as vec4: start, stride and extent along its rows are multiples of 4. */
   readonly vectorA: boolean;
   /** The same for `b`. */
   readonly vectorB: boolean;
   /** The same for `out`. */
   readonly vectorOut: boolean;
+  /** Whether tiles reach over the last row or column of `out`; said where a variant asks for it. */
+  readonly raggedM?: boolean;
+  readonly raggedN?: boolean;
   /** Whether k is not a multiple of the k that the variant takes per step. */
   readonly raggedK: boolean;
   /** Whether workgroups sum up parts of k, each part into an `out` of its own behind that of the part before. */
@@ -71,14 +78,33 @@ export function each(count: number, text: (i: number) => string, separator = "\n
   return Array.from({ length: count }, (_, i) => text(i)).join(separator);
 }
 
-/** WGSL of the bindings `a`, `b`, `out` and `params`. */
-export function bindings({ vectorA, vectorB, vectorOut }: MatmulForm): string {
-  const element = (vector: boolean) => vector ? "vec4f" : "f32";
+/**
+ * WGSL of the bindings `a`, `b`, `out` and `params`, and of `load_a(i)` and `load_b(i)`, which return the vec4f, or the
+ * one number, at place i of an operand.
+ */
+export function bindings({ vectorA, vectorB, vectorOut, half, halfOut }: MatmulForm): string {
+  const element = (vector: boolean, pairs: boolean) => pairs ? (vector ? "vec2u" : "u32") : vector ? "vec4f" : "f32";
   return declare([
-    ["a", "read", element(vectorA)],
-    ["b", "read", element(vectorB)],
-    ["out", "read_write", element(vectorOut)],
-  ], PARAM_NAMES);
+    ["a", "read", element(vectorA, half)],
+    ["b", "read", element(vectorB, half)],
+    ["out", "read_write", element(vectorOut, halfOut)],
+  ], PARAM_NAMES) + loadFunction("a", vectorA, half) + loadFunction("b", vectorB, half);
+}
+
+function loadFunction(name: "a" | "b", vector: boolean, half: boolean): string {
+  if (!half) return `fn load_${name}(i: u32) -> ${vector ? "vec4f" : "f32"} { return ${name}[i]; }\n`;
+  if (vector) {
+    return `fn load_${name}(i: u32) -> vec4f {
+  let pairs = ${name}[i];
+  return vec4f(unpack2x16float(pairs.x), unpack2x16float(pairs.y));
+}
+`;
+  }
+  return `fn load_${name}(i: u32) -> f32 {
+  let pair = unpack2x16float(${name}[i / 2u]);
+  return select(pair.x, pair.y, i % 2u == 1u);
+}
+`;
 }
 
 /** WGSL that finds the workgroup's `tile`, and the `part` of k that it sums up: from `k_start` to `k_end`. */
@@ -104,13 +130,26 @@ let n0 = inBand / bandRows * ${tileN}u;`;
 
 /** WGSL that writes the vec4 variable `value` to four columns of `out`, as far as they lie within it. */
 export function storeVector(form: MatmulForm, row: string, column: string, value: string): string {
-  const operator = form.accumulate ? "+=" : "=";
   const outRow = form.inParts ? `part * params.m + ${row}` : row;
-  const at = (index: string) => `out[params.outStart + (${outRow}) * params.outStride + ${index}]`;
-  if (form.vectorOut) {
-    return `if (${row} < params.m && ${column} < params.n) { ${at(`(${column}) / 4u`)} ${operator} ${value}; }`;
+  const at = (index: string) => `params.outStart + (${outRow}) * params.outStride + ${index}`;
+  const inside = (first: number) => `${row} < params.m && ${column} + ${first}u < params.n`;
+  if (form.vectorOut) return `if (${inside(0)}) { ${storeAt(form, at(`(${column}) / 4u`), value)} }`;
+  if (!form.halfOut) {
+    return each(4, (i) => `if (${inside(i)}) { ${storeAt(form, at(`${column} + ${i}u`), `${value}.${XYZW[i]}`)} }`);
   }
-  return each(4, (i) =>
-    `if (${row} < params.m && ${column} + ${i}u < params.n) ` +
-    `{ ${at(`${column} + ${i}u`)} ${operator} ${value}.${XYZW[i]}; }`);
+  // Columns, rows and starts are even, so that a word has one writer.
+  return each(2, (i) => {
+    const place = `(${at(`${column} + ${2 * i}u`)}) / 2u`;
+    const pair = `${value}.${i === 0 ? "xy" : "zw"}`;
+    const sum = form.accumulate ? `unpack2x16float(out[${place}]) + ${pair}` : pair;
+    return `if (${inside(2 * i)}) { out[${place}] = pack2x16float(${sum}); }`;
+  });
+}
+
+function storeAt({ accumulate, halfOut }: MatmulForm, place: string, value: string): string {
+  if (!halfOut) return `out[${place}] ${accumulate ? "+=" : "="} ${value};`;
+  const sum = accumulate
+    ? `(${value} + vec4f(unpack2x16float(out[${place}].x), unpack2x16float(out[${place}].y)))`
+    : value;
+  return `{ let sum = ${sum}; out[${place}] = vec2u(pack2x16float(sum.xy), pack2x16float(sum.zw)); }`;
 }

@@ -48,13 +48,13 @@ export function rowStart({ name, extent }: MatmulOperand, row: string): string {
 
 /** Four depths of the row at `start` as a vec4; `depth(i)` are expressions. */
 export function loadAlong({ name, vector }: MatmulOperand, start: string, depth: (i: number) => string): string {
-  if (vector) return `${name}[${start} + (${depth(0)}) / 4u]`;
-  return `vec4f(${each(4, (i) => `${name}[${start} + ${depth(i)}]`, ", ")})`;
+  if (vector) return `load_${name}(${start} + (${depth(0)}) / 4u)`;
+  return `vec4f(${each(4, (i) => `load_${name}(${start} + ${depth(i)})`, ", ")})`;
 }
 
 /** One depth of four columns as a vec4. */
 export function loadAcross({ name, vector }: MatmulOperand, starts: readonly string[], depth: string): string {
-  const one = (start: string) => `${name}[${start} + (${depth}) * params.${name}Stride]`;
+  const one = (start: string) => `load_${name}(${start} + (${depth}) * params.${name}Stride)`;
   return vector ? one(starts[0]) : `vec4f(${starts.map(one).join(", ")})`;
 }
 

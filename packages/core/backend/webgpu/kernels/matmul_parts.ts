@@ -17,21 +17,28 @@ const PARAMS = ["count", "parts", "outStart"] as const;
  */
 export function addParts(dispatcher: Dispatcher, out: Tensor, parts: number, accumulate: boolean): void {
   using sums = dispatcher.workspace().rows(0, parts * out.size);
-  const vector = canVectorize([out], [out.size]);
-  const unit = vector ? 4 : 1;
+  const half = out.dtype === "f16";
+  const unit = canVectorize([out], [out.size]) ? 4 : half ? 2 : 1;
   const count = out.size / unit;
   dispatcher.run({
     kernel: "matmul add parts",
-    code: addPartsSource(vector, accumulate),
+    code: addPartsSource(unit, half, accumulate),
     tensors: [{ tensor: sums, access: "read" }, { tensor: out, access: "read_write" }],
     params: [count, parts, residual(out) / unit],
     workgroups: linearGrid(Math.ceil(count / INVOCATIONS)),
   });
 }
 
-function addPartsSource(vector: boolean, accumulate: boolean): string {
-  const element = vector ? "vec4f" : "f32";
-  return `${declare([["sums", "read", element], ["out", "read_write", element]], PARAMS)}
+function addPartsSource(unit: 1 | 2 | 4, half: boolean, accumulate: boolean): string {
+  const element = unit === 1 ? "f32" : `vec${unit}f`;
+  const outElement = half ? (unit === 4 ? "vec2u" : "u32") : element;
+  const earlier = !half
+    ? "out[at]"
+    : unit === 4
+    ? "vec4f(unpack2x16float(out[at].x), unpack2x16float(out[at].y))"
+    : "unpack2x16float(out[at])";
+  const packed = unit === 4 ? "vec2u(pack2x16float(sum.xy), pack2x16float(sum.zw))" : "pack2x16float(sum)";
+  return `${declare([["sums", "read", element], ["out", "read_write", outElement]], PARAMS)}
 @compute @workgroup_size(${INVOCATIONS})
 fn main(
   @builtin(workgroup_id) wid: vec3u,
@@ -40,10 +47,11 @@ fn main(
 ) {
   let i = ${LINEAR_INDEX} * ${INVOCATIONS}u + local;
   if (i >= params.count) { return; }
-  var sum = ${element}();
+  let at = params.outStart + i;
+  var sum = ${accumulate ? earlier : `${element}()`};
   for (var part = 0u; part < params.parts; part++) {
     sum += sums[part * params.count + i];
   }
-  out[params.outStart + i] ${accumulate ? "+=" : "="} sum;
+  out[at] = ${half ? packed : "sum"};
 }`;
 }

@@ -6,6 +6,7 @@
 
 import type { MatmulDims } from "../../check_shapes.ts";
 import { type Dispatcher, WORKSPACE_BYTES } from "../dispatch.ts";
+import { TEAM } from "./matrix_unit.ts";
 
 /** Registers and shuffles alone, for software drivers; see `matmul_lanes.ts`. */
 export interface LanesVariant {
@@ -37,8 +38,23 @@ export interface TilesVariant {
   readonly buffers: 1 | 2;
 }
 
+/** Matrix units, for f16 operands; see `matmul_units.ts`. All sizes are multiples of 16. */
+export interface UnitsVariant {
+  readonly kind: "units";
+  /** Rows of the part of the tile that a team sums up. */
+  readonly teamM: number;
+  /** Columns of it; a multiple of 32. */
+  readonly teamN: number;
+  /** Teams along m. */
+  readonly teamsM: number;
+  /** Teams along n. */
+  readonly teamsN: number;
+  /** k of one slab. */
+  readonly tileK: number;
+}
+
 /** How one matrix product is computed. */
-export type MatmulVariant = LanesVariant | TilesVariant;
+export type MatmulVariant = LanesVariant | TilesVariant | UnitsVariant;
 
 /** A variant and its speed where `out` has many tiles, in any unit that all of one table share. */
 export interface RatedVariant<V extends MatmulVariant> {
@@ -52,6 +68,12 @@ export const TILES_VARIANTS: readonly RatedVariant<TilesVariant>[] = [
   { variant: tiles([64, 64, 32], [8, 4], 2), rate: 24 },
   { variant: tiles([32, 32, 32], [4, 4], 4), rate: 14 },
   { variant: tiles([64, 64, 16], [4, 4]), rate: 20 },
+];
+
+/** Variants for matrix units, rated in TFLOP/s. */
+export const UNITS_VARIANTS: readonly RatedVariant<UnitsVariant>[] = [
+  { variant: { kind: "units", teamM: 64, teamN: 64, teamsM: 2, teamsN: 2, tileK: 32 }, rate: 250 },
+  { variant: { kind: "units", teamM: 32, teamN: 32, teamsM: 2, teamsN: 2, tileK: 32 }, rate: 110 },
 ];
 
 /** How a product is computed: by which variant, and in how many parts of k by workgroups of their own. */
@@ -112,16 +134,22 @@ export function lanesVariants(subgroupLanes: number, products = Infinity): Rated
   }));
 }
 
-/** The plan that should be fastest for a product on a device. */
-export function choosePlan(dims: MatmulDims, dispatcher: Dispatcher): MatmulPlan {
+/**
+ * The plan that should be fastest for a product on a device.
+ *
+ * @param units whether matrix units can be used
+ */
+export function choosePlan(dims: MatmulDims, dispatcher: Dispatcher, units = false): MatmulPlan {
   const { limits, isSoftware, subgroupLanes } = dispatcher;
+  const bytes = Math.min(WORKSPACE_BYTES, limits.maxBindingBytes);
+  const maxParts = Math.floor(bytes / (4 * dims.m * dims.n));
+  if (units) return fastest(UNITS_VARIANTS, dims, GPU_CORES, maxParts);
   if (isSoftware) return fastest(lanesVariants(subgroupLanes, dims.m * dims.n * dims.k), dims, SOFTWARE_CORES, 1);
   const fitting = TILES_VARIANTS.filter(({ variant }) =>
     tilesInvocations(variant) <= limits.maxInvocations &&
     tilesWorkgroupBytes(variant) <= limits.maxWorkgroupMemoryBytes
   );
-  const bytes = Math.min(WORKSPACE_BYTES, limits.maxBindingBytes);
-  return fastest(fitting, dims, GPU_CORES, Math.floor(bytes / (4 * dims.m * dims.n)));
+  return fastest(fitting, dims, GPU_CORES, maxParts);
 }
 
 /** Memory traffic of a GPU of the size tuned for, in bytes per microsecond, as kernels that add up parts reach it. */
@@ -162,6 +190,10 @@ const MIN_PART_SLABS = 8;
 /** Rows and columns of a tile, and the k that is taken at a time. */
 export function tileOf(variant: MatmulVariant): { tileM: number; tileN: number; tileK: number } {
   if (variant.kind === "tiles") return variant;
+  if (variant.kind === "units") {
+    const { teamM, teamN, teamsM, teamsN, tileK } = variant;
+    return { tileM: teamM * teamsM, tileN: teamN * teamsN, tileK };
+  }
   return { tileM: variant.tileM, tileN: 4 * variant.lanes, tileK: LANES_DEPTH };
 }
 
@@ -173,6 +205,11 @@ export function tilesInvocations({ tileM, tileN, blockM, blockN, teams }: TilesV
   return (tileM / blockM) * (tileN / blockN) * teams;
 }
 
+/** Invocations of a workgroup of matrix units. */
+export function unitsInvocations({ teamsM, teamsN }: UnitsVariant): number {
+  return teamsM * teamsN * TEAM;
+}
+
 /** Bytes of workgroup memory. */
 export function tilesWorkgroupBytes({ tileM, tileN, tileK, teams, buffers }: TilesVariant): number {
   return 4 * (buffers * tileK * (tileM + tileN) + (teams > 1 ? tileM * tileN : 0));
@@ -182,6 +219,7 @@ export function tilesWorkgroupBytes({ tileM, tileN, tileK, teams, buffers }: Til
 export function variantName(variant: MatmulVariant): string {
   const { tileM, tileN, tileK } = tileOf(variant);
   if (variant.kind === "lanes") return `${tileM}x${tileN} lanes${variant.shuffle ? "" : " alone"}`;
+  if (variant.kind === "units") return `${tileM}x${tileN}x${tileK} units`;
   const { blockM, blockN, teams, buffers } = variant;
   const extras = (teams > 1 ? ` ${teams} teams` : "") + (buffers > 1 ? ` ${buffers} buffers` : "");
   return `${tileM}x${tileN}x${tileK} ${blockM}x${blockN}${extras}`;

@@ -4,7 +4,8 @@
  *
  * The unit `subgroup` uses subgroup matrices (Dawn's `chromium_experimental_subgroup_matrix`; tensor cores on NVIDIA).
  * `emulated` is the same in plain WGSL, so that the kernels built on matrices are tested on every device: there, each
- * invocation holds whole matrices, tiles of `half` are f32, and nothing depends on the size of real subgroups.
+ * invocation holds what its own eight sums need, tiles of `half` are f32, and nothing depends on the size of real
+ * subgroups.
  *
  * Rules for kernels:
  * - A team of 32 neighbouring invocations (`local / 32`) holds a matrix together; all of a team take the same path to
@@ -28,9 +29,6 @@ export const TEAM = 32;
 export type MatrixOrder = "row_major" | "col_major";
 
 type MatrixKind = "Left" | "Right" | "Sum";
-
-/** Rows that one turn of an emulated product takes together are unrolled along k by this many. */
-const UNROLLED = 8;
 
 /** Makes the expressions of one kernel, and collects the functions that they need. */
 export class MatrixCode {
@@ -93,7 +91,7 @@ export class MatrixCode {
     }
     const name = `load_${array}_${kind.toLowerCase()}_${order}`;
     this.#functions.set(name, emulatedLoad(name, kind, array, order));
-    return `${name}(${offset}, ${unsigned(stride)})`;
+    return `${name}(${offset}, ${unsigned(stride)}, lane)`;
   }
 }
 
@@ -113,64 +111,64 @@ fn to_half(value: f32) -> half { return f16(value); }
 fn halves(pair: u32) -> vec2<half> { return bitcast<vec2<f16>>(pair); }
 `;
 
-// Row-major, four columns in a vec4f. Each kind is a type of its own, so that a kernel that mixes them up does not compile.
+// A lane's sums are four columns of row lane / 4 and of the row eight below. It holds these two rows of `Left`, k by k in
+// vec4s, one row after the other, and these columns of `Right`.
 const EMULATED_HEAD = `alias half = f32;
-struct Left { rows: array<vec4f, 64> }
-struct Right { rows: array<vec4f, 64> }
-struct Sum { rows: array<vec4f, 64> }
+struct Left { rows: array<vec4f, 8> }
+struct Right { columns: array<vec4f, 16> }
+struct Sum { low: vec4f, high: vec4f }
 fn to_half(value: f32) -> half { return unpack2x16float(pack2x16float(vec2f(value, 0.0))).x; }
 fn halves(pair: u32) -> vec2<half> { return unpack2x16float(pair); }
 `;
 
+const XYZW = ["x", "y", "z", "w"];
+
 const EMULATED_MULTIPLY = `fn multiply(left: Left, right: Right, sum: Sum) -> Sum {
-  var a = left;
-  var b = right;
   var result = sum;
-  for (var row = 0u; row < ${MATRIX_SIZE}u; row++) {
-    ${columns((j) => `var sum${j} = result.rows[row * 4u + ${j}u];`)}
-    for (var k = 0u; k < ${MATRIX_SIZE}u; k += ${UNROLLED}u) {
-      ${
-  Array.from({ length: UNROLLED / 4 }, (_, q) =>
-    `let a${q} = a.rows[row * 4u + k / 4u + ${q}u];\n` +
-    ["x", "y", "z", "w"].map((x, d) =>
-      columns((j) => `sum${j} += a${q}.${x} * b.rows[(k + ${4 * q + d}u) * 4u + ${j}u];`)
-    ).join("\n")).join("\n")
+  ${
+  lines(MATRIX_SIZE, (k) => {
+    const [vector, x] = [Math.floor(k / 4), XYZW[k % 4]];
+    return `result.low += left.rows[${vector}].${x} * right.columns[${k}];
+  result.high += left.rows[${vector + 4}].${x} * right.columns[${k}];`;
+  })
 }
-    }
-    ${columns((j) => `result.rows[row * 4u + ${j}u] = sum${j};`)}
-  }
   return result;
 }`;
 
-/** One text for each vec4 of a row. */
-function columns(text: (j: number) => string): string {
-  return Array.from({ length: MATRIX_SIZE / 4 }, (_, j) => text(j)).join("\n");
+function lines(count: number, text: (i: number) => string, separator = "\n  "): string {
+  return Array.from({ length: count }, (_, i) => text(i)).join(separator);
+}
+
+/** WGSL of the element of an array that is at a row and a column of the matrix. */
+function element(array: string, order: MatrixOrder, row: string, column: string): string {
+  return order === "row_major"
+    ? `${array}[offset + (${row}) * stride + ${column}]`
+    : `${array}[offset + ${row} + (${column}) * stride]`;
 }
 
 function emulatedLoad(name: string, kind: MatrixKind, array: string, order: MatrixOrder): string {
-  const at = (column: number) =>
-    order === "row_major" ? `offset + row * stride + ${column}u` : `offset + row + ${column}u * stride`;
-  const vector = (j: number) => `vec4f(${[0, 1, 2, 3].map((i) => `${array}[${at(4 * j + i)}]`).join(", ")})`;
-  return `fn ${name}(offset: u32, stride: u32) -> ${kind} {
-  var result = ${kind}();
-  for (var row = 0u; row < ${MATRIX_SIZE}u; row++) {
-    ${columns((j) => `result.rows[row * 4u + ${j}u] = ${vector(j)};`)}
-  }
-  return result;
+  const four = (row: string, column: string) =>
+    `vec4f(${lines(4, (i) => element(array, order, row, `${column} + ${i}u`), ", ")})`;
+  const rows = ["row", "row + 8u"];
+  const body = kind === "Left"
+    ? `return Left(array<vec4f, 8>(${rows.flatMap((row) => [0, 4, 8, 12].map((k) => four(row, `${k}u`))).join(", ")}));`
+    : kind === "Right"
+    ? `return Right(array<vec4f, 16>(${lines(MATRIX_SIZE, (k) => four(`${k}u`, "column"), ", ")}));`
+    : `return Sum(${rows.map((row) => four(row, "column")).join(", ")});`;
+  return `fn ${name}(offset: u32, stride: u32, lane: u32) -> ${kind} {
+  let row = lane / 4u;
+  let column = lane % 4u * 4u;
+  ${body}
 }`;
 }
 
-/** Each lane stores the two rows of four columns that are its own. */
 function emulatedStore(name: string, array: string, order: MatrixOrder): string {
-  const at = (i: number) =>
-    order === "row_major" ? `offset + row * stride + column + ${i}u` : `offset + row + (column + ${i}u) * stride`;
+  const store = (row: string, value: string) =>
+    lines(4, (i) => `${element(array, order, row, `column + ${i}u`)} = ${value}.${XYZW[i]};`);
   return `fn ${name}(offset: u32, value: Sum, stride: u32, lane: u32) {
-  var matrix = value;
-  for (var number = lane; number < ${MATRIX_SIZE * MATRIX_SIZE / 4}u; number += ${TEAM}u) {
-    let row = number / ${MATRIX_SIZE / 4}u;
-    let column = number % ${MATRIX_SIZE / 4}u * 4u;
-    let four = matrix.rows[number];
-    ${["x", "y", "z", "w"].map((x, i) => `${array}[${at(i)}] = four.${x};`).join("\n")}
-  }
+  let row = lane / 4u;
+  let column = lane % 4u * 4u;
+  ${store("row", "value.low")}
+  ${store("row + 8u", "value.high")}
 }`;
 }
