@@ -31,23 +31,33 @@ export const NOT_FINITE = `
 fn not_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u; }
 `;
 
-/** What is added up of each load. */
-type Term = "v" | "v * v";
+/** Loads that a lane has under way at a time. */
+const AHEAD = 4;
+
+/** What is added up of a load. */
+type Term = (v: string) => string;
 
 /**
  * `sums` partial sums; number s adds up every sums × LANES-th load of x. On a GPU a workgroup makes one partial sum, on
  * a software driver a lane does.
  */
 function code(width: VectorWidth, plan: RowPlan, term: Term): string {
+  const ahead = Array.from({ length: AHEAD }, (_, n) => n);
   return `${vectorCode(width)}${reduceCode(plan)}
 ${declare([["x", "read", "V"], ["out", "read_write", "f32"]], ["count", "sums", "keep", "at_x", "at_out"])}
 @compute @workgroup_size(LANES * ROWS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) local: u32) {
   let s = wid.x * ROWS + local / LANES;
+  let step = params.sums * LANES;
   var sum = 0.0;
-  for (var i = s * LANES + local % LANES; i < params.count; i += params.sums * LANES) {
+  var i = s * LANES + local % LANES;
+  for (; i + ${AHEAD - 1}u * step < params.count; i += ${AHEAD}u * step) {
+    ${ahead.map((n) => `let v${n} = x[params.at_x + i + ${n}u * step];`).join("\n    ")}
+    ${ahead.map((n) => `sum += total(${term(`v${n}`)});`).join("\n    ")}
+  }
+  for (; i < params.count; i += step) {
     let v = x[params.at_x + i];
-    sum += total(${term});
+    sum += total(${term("v")});
   }
   let whole = reduce(sum, local);
   if (local % LANES == 0u && s < params.sums) {
@@ -86,7 +96,7 @@ export function sum(dispatcher: Dispatcher, x: Tensor, out: Tensor): void {
   forElementBlocks(
     dispatcher,
     [x],
-    ([block], { start }) => run(dispatcher, "sum", "v", block, out, start > 0),
+    ([block], { start }) => run(dispatcher, "sum", (v) => v, block, out, start > 0),
     maxElements(dispatcher),
   );
 }
@@ -96,7 +106,7 @@ export function sumSquares(dispatcher: Dispatcher, x: Tensor, out: Tensor): void
   forElementBlocks(
     dispatcher,
     [x],
-    ([block]) => run(dispatcher, "sum_squares", "v * v", block, out, true),
+    ([block]) => run(dispatcher, "sum_squares", (v) => `${v} * ${v}`, block, out, true),
     maxElements(dispatcher),
   );
 }
