@@ -48,7 +48,12 @@ export * from "./model/parameters.ts";
 export { type RotaryAngles, rotaryFrequencies, rotaryTable } from "./model/rope_table.ts";
 export * from "./model/token_batch.ts";
 export * from "./recompute/policy.ts";
-export { createHostCheckpoints, type HostCheckpoints, type WrapLayer } from "./recompute/host_checkpoints.ts";
+export {
+  createHostCheckpoints,
+  type HostCheckpoints,
+  type HostCheckpointsOptions,
+  type WrapLayer,
+} from "./recompute/host_checkpoints.ts";
 export { recompute } from "./recompute/recompute.ts";
 export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
 export { checkUpdateInBackward, dividedStates, keptOfWeights, type StateSettings } from "./sharding/divided_states.ts";

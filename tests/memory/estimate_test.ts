@@ -57,6 +57,9 @@ const RUNS: Record<string, Record<string, unknown>> = {
     ...{ offload: ["checkpoints", "optimizer"], recompute: "layer", mlpChunks: 3 },
     ...{ optimizerInBackward: true, clipNorm: 0 },
   },
+  "inputs of all but two blocks on the host": {
+    ...{ offload: ["checkpoints"], deviceCheckpoints: 2, recompute: "layer", mlpChunks: 3 },
+  },
   "optimizer on the host, a few tokens": { offload: ["optimizer"], recompute: "none", seqTokens: 4 },
   "optimizer on the host and in backward, a few tokens": {
     ...{ offload: ["optimizer"], recompute: "selective", seqTokens: 4, optimizerInBackward: true, clipNorm: 0 },

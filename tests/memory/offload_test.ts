@@ -38,7 +38,7 @@ interface Trained {
   readonly numbers: number[][];
   readonly peakBytes: number;
   readonly offloadedBytes: OffloadedBytes;
-  /** Elements that the rank updates. */
+  /** Elements that the rank updates, in words of both moments. */
   readonly updatedElements: number;
 }
 
@@ -108,14 +108,28 @@ for (const { name, create, ranks, shards } of STRATEGIES) {
   });
 }
 
+Deno.test("inputs of the last layers stay on the device where asked to, and no bit changes", async () => {
+  const create: Create = ({ backend }) => createSingleStrategy(backend);
+  const [plain] = await trainAll(create, 1, {});
+  for (const deviceCheckpoints of [1, 2, 4, 9]) {
+    const [trained] = await trainAll(create, 1, { offload: ["checkpoints"], deviceCheckpoints });
+    assertEquals(trained.numbers, plain.numbers);
+    const onHost = Math.max(0, MODEL.layers - deviceCheckpoints);
+    assertEquals(trained.offloadedBytes.checkpoints, onHost * SEQ_TOKENS * MODEL.dim * 4);
+  }
+});
+
 Deno.test("moments on the host change no bit under any policy, and of updates in backward", async () => {
   const create: Create = ({ backend }) => createSingleStrategy(backend);
   const inBackward = { optimizerInBackward: true, clipNorm: 0 };
-  for (const settings of [{ recompute: "none" }, { recompute: "selective" }, { recompute: "layer" }, inBackward]) {
+  const ways = [{ recompute: "none" }, { recompute: "selective" }, { recompute: "layer" }, inBackward];
+  for (const settings of [...ways, { precision: "mixed" }, { precision: "mixed", ...inBackward }]) {
     const [plain] = await trainAll(create, 1, settings);
-    const [offloaded] = await trainAll(create, 1, { ...settings, offload: ["optimizer"] });
+    const offload = "recompute" in settings ? ["optimizer"] : ["checkpoints", "optimizer"];
+    const [offloaded] = await trainAll(create, 1, { ...settings, offload });
     assertEquals(offloaded.numbers, plain.numbers, JSON.stringify(settings));
-    assertEquals(offloaded.offloadedBytes, { checkpoints: 0, optimizer: 8 * plain.updatedElements });
+    assertEquals(offloaded.offloadedBytes.optimizer, 8 * plain.updatedElements);
+    assertEquals(offloaded.offloadedBytes.checkpoints > 0, offload.includes("checkpoints"));
   }
 });
 

@@ -100,6 +100,7 @@ Deno.test("given values win over defaults", async () => {
     recompute: "selective",
     shard: "optimizer",
     offload: [],
+    deviceCheckpoints: 1,
     precision: "f32",
     optimizerStates: "auto",
     learningRate: 0.5,

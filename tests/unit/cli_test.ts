@@ -72,6 +72,12 @@ Deno.test("a value that is none of its flag is refused with what would be", () =
     ["--mini-sequence=on", "it must be auto, off or a whole number"],
     ["--recompute=all", "none, selective or layer"],
     ["--shard=all", "Cannot use --shard=all: it must be none, optimizer, gradients or weights"],
+    [
+      "--offload=foo",
+      "Cannot use --offload=foo: it must be checkpoints or optimizer, or several of them with commas between",
+    ],
+    ["--offload=checkpoints,foo", "Cannot use --offload=checkpoints,foo"],
+    ["--offload=optimizer,optimizer", "Cannot use --offload=optimizer,optimizer"],
     ["--lr=fast", "a number of 0 or more, such as 0.001"],
     ["--lr=Infinity", "a number of 0 or more"],
     ["--lr=1e999", "a number of 0 or more"],

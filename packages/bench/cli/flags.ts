@@ -68,6 +68,12 @@ const RUN_FLAGS = {
     help: "f32; mixed: weights and activations in f16, sums in f32, the loss scaled as gradients allow",
     otherwise: "f32",
   }),
+  "device-checkpoints": count({
+    example: 8,
+    help:
+      "last layers whose inputs stay on the device with --offload=checkpoints, for a host that has not room for all",
+    otherwise: "1",
+  }),
   timeout: count({
     max: 86400,
     example: 60,

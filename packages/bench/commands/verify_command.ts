@@ -115,6 +115,7 @@ async function verifyFolder(
       precision: flags.precision,
       shard: flags.shard,
       offload: flags.offload,
+      deviceCheckpoints: flags["device-checkpoints"],
     }),
     warmup: 0,
     profile: false,

@@ -156,6 +156,7 @@ export function resolveBenchPlan(flags: BenchFlags, inputs: BenchInputs, hardwar
         precision: flags.precision,
         optimizerStates: flags["optimizer-states"],
         offload: flags.offload,
+        deviceCheckpoints: flags["device-checkpoints"],
         learningRate: flags.lr,
         warmupSteps: flags["lr-warmup"],
         schedule: flags.schedule,

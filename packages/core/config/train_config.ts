@@ -46,6 +46,7 @@ export const trainSettingsSchema = z.strictObject({
   recompute: z.enum(RECOMPUTE_POLICIES).default("layer"),
   shard: z.enum(SHARD_STAGES).default("none"),
   offload: z.array(z.enum(OFFLOADS)).default([]),
+  deviceCheckpoints: count.default(1),
   precision: z.enum(PRECISION_NAMES).default("f32"),
   optimizerStates: z.enum(OPTIMIZER_STATES).default("auto"),
   learningRate: z.number().nonnegative().default(1e-3),
@@ -82,7 +83,8 @@ export const trainConfigSchema = trainSettingsSchema.superRefine((train, context
  * which make a step. `packed` sequences consist of documents, whose boundaries come with each batch. `mlpChunks` and `headChunks` are mini-sequences per MLP and LM head (1: not split). AdamW with
  * `learningRate` after `warmupSteps` of linear warm-up, then `schedule` down to `minLearningRate` at `steps`.
  * `clipNorm` is the global gradient norm above which gradients are scaled down; 0 turns clipping off.
- * `offload` says what waits on the host while the device does not need it.
+ * `offload` says what waits on the host while the device does not need it; the inputs of the last `deviceCheckpoints`
+ * blocks stay on the device all the same.
  * `optimizerInBackward` updates weights as soon as their gradients are complete, and frees these.
  */
 export type TrainConfig = z.infer<typeof trainConfigSchema>;

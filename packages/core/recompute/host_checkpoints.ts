@@ -23,7 +23,7 @@ export interface HostCheckpoints {
   readonly bytes: number;
   /**
    * Wraps the layers for one forward of all of them in order and one backward in reverse order. Each keeps only its input
-   * between the two, and all but the last keep it on the host.
+   * between the two, and all but the last ones keep it on the host.
    */
   begin(): WrapLayer;
 }
@@ -37,7 +37,7 @@ interface HostInput {
 
 /** The input of one layer, on the device or on the host. */
 class SavedInput implements Saved {
-  /** On the device, from forward on in the last layer, and from right before backward in others. */
+  /** On the device, from forward on in the last layers, and from right before backward in others. */
   x?: Tensor;
   host?: HostInput;
 
@@ -63,6 +63,12 @@ class SavedInput implements Saved {
   }
 }
 
+/** Options of {@linkcode createHostCheckpoints}. */
+export interface HostCheckpointsOptions {
+  /** Last layers whose inputs stay on the device. Default 1: its backward is next, so that its input is needed at once. */
+  readonly onDevice?: number;
+}
+
 /**
  * Host memory for the inputs of `layers` layers, allocated when it is first needed and then used again.
  *
@@ -70,8 +76,16 @@ class SavedInput implements Saved {
  * input is put back on the device once the backward of the layer after it has been handed over, and not before the one put
  * back earlier has arrived. So one of them is copied while the device computes, and no more than two are on their way.
  */
-export function createHostCheckpoints(backend: Backend, layers: number): HostCheckpoints {
+export function createHostCheckpoints(
+  backend: Backend,
+  layers: number,
+  { onDevice = 1 }: HostCheckpointsOptions = {},
+): HostCheckpoints {
   const memory: Float32Array[] = [];
+
+  function staysOnDevice(index: number): boolean {
+    return index >= layers - onDevice;
+  }
 
   function wordsOf(index: number, length: number): Float32Array {
     if (memory[index]?.length !== length) memory[index] = new Float32Array(length);
@@ -93,10 +107,10 @@ export function createHostCheckpoints(backend: Backend, layers: number): HostChe
     /** Keeps x for the time in which `compute` is handed to the device. */
     async function keep<T>(x: Tensor, index: number, compute: () => Promise<T>): Promise<{ result: T; saved: Saved }> {
       const saved = inputs[index] = new SavedInput(index);
-      const isLast = index === layers - 1;
-      const read = isLast ? undefined : readInput(x, saved);
+      const stays = staysOnDevice(index);
+      const read = stays ? undefined : readInput(x, saved);
       const result = await compute();
-      if (isLast) {
+      if (stays) {
         x.storage.retag("checkpoints");
         saved.x = x.share();
       }
@@ -134,7 +148,7 @@ export function createHostCheckpoints(backend: Backend, layers: number): HostChe
           inner = await rematerializeLayer(layer, x);
         }
         const dx = await layer.backward(dy, inner);
-        if (index > 0) await putBack(inputs[index - 1]);
+        if (index > 0 && !staysOnDevice(index - 1)) await putBack(inputs[index - 1]);
         return dx;
       },
 

@@ -79,14 +79,15 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D * part.activationBytes; // input of a block, or the gradient of its output
   const rstd = T * ELEMENT_BYTES;
-  const earlier = train.offload.includes("checkpoints") ? 0 : (L - 1) * kept; // of the blocks before the last
+  const onHost = train.offload.includes("checkpoints") ? Math.max(0, L - train.deviceCheckpoints) : 0;
+  const earlier = (L - 1 - onHost) * kept; // of the blocks before the last
   const last = base + earlier + x; // input of the last block
   const lastForward = last + block.weights;
   const lastGradients = block.gradients + tiedGradientBytes; // and what the head added to the embedding's
   const lastBackward = last + block.weights + lastGradients + x + ELEMENT_BYTES; // gradient of its output, and the loss
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
 
-  const putBack = train.offload.includes("checkpoints") && L > 1 ? x : 0; // input of the block before the last
+  const putBack = onHost === L - 1 && L > 1 ? x : 0; // input of the block before the last
   const table = model.vocab * D * ELEMENT_BYTES; // gradient of the embedding
   const updatesInBackward = [
     earlier + kept + head.gradients + x + momentPiece(model.tiedEmbeddings ? [[D]] : headShapes),

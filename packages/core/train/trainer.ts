@@ -123,7 +123,7 @@ export class Trainer implements Disposable {
       skipsNonFinite: this.#lossScale !== undefined,
       createMoments: train.offload.includes("optimizer") ? createHostMoments : createDeviceMoments,
     });
-    this.#hostCheckpoints = createHostCheckpoints(backend, model.layers);
+    this.#hostCheckpoints = createHostCheckpoints(backend, model.layers, { onDevice: train.deviceCheckpoints });
     this.#decoder = createDecoder({
       backend,
       model,

@@ -16,6 +16,7 @@ const FREE_SETTINGS = {
   recompute: true,
   shard: true,
   offload: true,
+  deviceCheckpoints: true,
   optimizerInBackward: true,
 } as const;
 
