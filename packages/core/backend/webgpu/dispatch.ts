@@ -52,12 +52,18 @@ export type KernelParam = number | { readonly f32: number };
 /** Number of workgroups in x, y and z. */
 export type Workgroups = readonly [number, number, number];
 
+/**
+ * WGSL of a kernel: the text, or what writes it once. The key then says all that the text depends on, so that a dispatch
+ * costs no text: a step of training takes ten thousands of them.
+ */
+export type KernelSource = string | { readonly key: string; readonly write: () => string };
+
 /** One dispatch of a kernel. */
 export interface KernelCall {
   /** Kernel and variant, for the profile and for errors, such as `matmul NT 64x64`. */
   readonly kernel: string;
   /** WGSL with the entry point `main`; the pipeline is cached by this source. */
-  readonly code: string;
+  readonly code: KernelSource;
   /** Bound at `@group(0) @binding(0)`, `@binding(1)`, … in order. */
   readonly tensors: readonly KernelTensor[];
   /** Fields of the uniform struct bound after the tensors; none: no uniform is bound. */

@@ -5,6 +5,7 @@
  */
 
 import { DeviceError, type DeviceErrors } from "./device_error.ts";
+import type { KernelSource } from "./dispatch.ts";
 
 /** Lines of source shown before and after the line at fault. */
 const EXCERPT_LINES = 3;
@@ -49,11 +50,15 @@ export class PipelineCache {
    * @param kernel name, for errors
    * @throws {TypeError} when the source does not declare such a binding as `dispatch.ts` says
    */
-  get(kernel: string, code: string, pattern: BindingPattern): CachedPipeline {
-    let variants = this.#pipelines.get(code);
-    if (!variants) this.#pipelines.set(code, variants = new Map());
+  get(kernel: string, source: KernelSource, pattern: BindingPattern): CachedPipeline {
+    const key = typeof source === "string" ? source : source.key;
+    let variants = this.#pipelines.get(key);
+    if (!variants) this.#pipelines.set(key, variants = new Map());
     let cached = variants.get(pattern);
-    if (!cached) variants.set(pattern, cached = this.#compile(kernel, widenAccess(kernel, code, pattern), pattern));
+    if (!cached) {
+      const code = widenAccess(kernel, typeof source === "string" ? source : source.write(), pattern);
+      variants.set(pattern, cached = this.#compile(kernel, code, pattern));
+    }
     return cached;
   }
 

@@ -57,7 +57,10 @@ export function attentionDelta(
     const plan = rowPlan(dispatcher, headDim / width);
     dispatcher.run({
       kernel: kernelName("attention_delta", [out, dOut]),
-      code: code(groups, width, plan),
+      code: {
+        key: `attention_delta ${width} ${groups.map(({ dtype }) => dtype)} ${plan.lanes} ${plan.rows}`,
+        write: () => code(groups, width, plan),
+      },
       tensors: [
         { tensor: out, access: "read" },
         { tensor: dOut, access: "read" },

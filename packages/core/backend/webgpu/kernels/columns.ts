@@ -81,9 +81,10 @@ function run(dispatcher: Dispatcher, copy: ColumnCopy, accumulate: boolean): voi
   forRowBlocks(dispatcher, [copy.x, copy.out], ([x, out], { start, end }) => {
     const width = groupWidth([x, out], [...strides, columns]);
     const count = (end - start) * columns / width;
+    const dtype = accumulate ? x.dtype : "u32";
     dispatcher.run({
       kernel: kernelName(accumulate ? "add columns" : "copy columns", [x]),
-      code: code(width, accumulate ? x.dtype : "u32", accumulate),
+      code: { key: `columns ${width} ${dtype} ${accumulate}`, write: () => code(width, dtype, accumulate) },
       tensors: [{ tensor: x, access: "read" }, { tensor: out, access: "read_write" }],
       params: [
         ...[count, columns / width, ...strides.map((stride) => stride / width)],

@@ -88,16 +88,17 @@ function run(dispatcher: Dispatcher, [logits, labels, losses]: readonly Tensor[]
     { name: "losses", access: "read_write", element: "f32", tensor: losses },
   ], { rows: labels.size, columns: columns / width, scale: { f32: scale } });
   const update = bound.named.logits;
-  const code = `${bound.code}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
-    rowMain(`
+  const write = () =>
+    `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
+      rowMain(`
   let label = select(${IGNORED_LABEL}u, labels[params.at_labels + row], live);
   let columns = select(0u, params.columns, live);
   let base = row * params.columns;
   let ignored = label == ${IGNORED_LABEL}u;
   var own = vec2f(-1e30, 0.0);
   for (var c = lane; c < select(columns, 0u, ignored); c += LANES) ${
-      groupBlock(width, [[{ ...update, use: "read" }, "base + c"]], "own = add_values(own, logits);")
-    }
+        groupBlock(width, [[{ ...update, use: "read" }, "base + c"]], "own = add_values(own, logits);")
+      }
   let merged = merge_lanes(own, local);
   let factor = params.scale / max(merged.y, 1.0);
   if (ignored) {
@@ -106,22 +107,22 @@ function run(dispatcher: Dispatcher, [logits, labels, losses]: readonly Tensor[]
     return;
   }
   for (var c = lane; c < columns; c += LANES) ${
-      groupBlock(
-        width,
-        [[update, "base + c"]],
-        `let logit = logits${component};
+        groupBlock(
+          width,
+          [[update, "base + c"]],
+          `let logit = logits${component};
     logits = exp(logits - V(merged.x)) * factor;
     if (c * V_COUNT + part == hit(label)) {
       losses[params.at_losses + row] = log(merged.y) + (merged.x - logit);
       logits${component} -= params.scale;
     }`,
-      )
-    }
+        )
+      }
 `)
-  }`;
+    }`;
   dispatcher.run({
     kernel: kernelName("cross_entropy", [logits]),
-    code,
+    code: { key: `cross_entropy ${bound.key} ${plan.lanes} ${plan.rows}`, write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),

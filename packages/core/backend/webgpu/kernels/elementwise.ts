@@ -29,7 +29,7 @@ const WORKGROUP = 256;
 
 /** A kernel that does the same with every element. */
 export interface ElementwiseKernel {
-  /** Name for the profile. */
+  /** Name for the profile; different kernels have different names. */
   readonly kernel: string;
   /** Names and use of the tensors that have as many elements as one another. */
   readonly tensors: readonly (readonly [name: string, use: Use])[];
@@ -69,9 +69,12 @@ export function runElementwise(dispatcher: Dispatcher, kernel: ElementwiseKernel
     const names = kernel.tensors.map(([name, use], i) => ({ name, use, dtype: views[i].dtype }));
     dispatcher.run({
       kernel: kernelName(kernel.kernel, views),
-      code: elementwiseCode(kernel, names, width),
+      code: {
+        key: `${kernel.kernel} ${width} ${views.map(({ dtype }) => dtype)}`,
+        write: () => elementwiseCode(kernel, names, width),
+      },
       tensors: [
-        ...views.map((tensor, i) => ({ tensor, access: groupBinding(names[i], width)[1] })),
+        ...views.map((tensor, i) => ({ tensor, access: names[i].use === "read" ? "read" : "read_write" } as const)),
         ...whole.map((tensor, i) => ({ tensor, access: kernel.whole![i][1] })),
       ],
       params: [

@@ -50,7 +50,10 @@ export function embedding(dispatcher: Dispatcher, ids: Tensor, table: Tensor, ou
       const plan = rowPlan(dispatcher, columns / width);
       dispatcher.run({
         kernel: kernelName("embedding", [table]),
-        code: forwardCode(width, plan),
+        code: {
+          key: `embedding ${width} ${plan.lanes} ${plan.rows}`,
+          write: () => forwardCode(width, plan),
+        },
         tensors: [
           { tensor: idBlock, access: "read" },
           { tensor: tableBlock, access: "read" },
@@ -154,7 +157,7 @@ export function embeddingBackward(
           });
           dispatcher.run({
             kernel: kernelName("embedding_backward", [dOut]),
-            code: backwardCode(bound.code),
+            code: { key: `embedding_backward ${bound.key}`, write: () => backwardCode(bound.code()) },
             tensors: bound.tensors,
             params: bound.params,
             workgroups: linearGrid(count * columnGroups),

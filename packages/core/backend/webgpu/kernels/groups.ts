@@ -171,8 +171,10 @@ export interface BoundElements {
 
 /** What a kernel is bound to. */
 export interface GroupBindings {
-  /** `V`, `Group`, the bindings, `params` and the functions that load and store. */
-  readonly code: string;
+  /** Says all that `code` depends on. */
+  readonly key: string;
+  /** Writes `V`, `Group`, the bindings, `params` and the functions that load and store. */
+  readonly code: () => string;
   /** The tensors by name, for {@linkcode groupBlock}. */
   readonly named: Readonly<Record<string, GroupTensor>>;
   readonly tensors: readonly KernelTensor[];
@@ -194,17 +196,25 @@ export function bindGroups(
   fields: Readonly<Record<string, KernelParam>>,
 ): GroupBindings {
   const typed = groups.map(({ name, use, tensor }): GroupTensor => ({ name, use, dtype: tensor.dtype }));
-  const bindings = [
+  const writes = ({ use }: BoundGroups) => use === "read" ? "read" : "read_write";
+  const bindings = () => [
     ...typed.map((tensor) => groupBinding(tensor, width)),
     ...elements.map(({ name, access, element }): Binding => [name, access, element]),
   ];
-  const names = Object.entries(fields).map(([name, value]) => typeof value === "number" ? name : `${name}: f32`);
+  const names = () => Object.entries(fields).map(([name, value]) => typeof value === "number" ? name : `${name}: f32`);
   return {
-    code: `${groupCode(width)}${declare(bindings, [...bindings.map(([name]) => `at_${name}`), ...names])}${
-      accessCode(typed, width)
+    key: `${width} ${typed.map(({ name, use, dtype }) => `${name}:${use}:${dtype}`)} ${
+      elements.map(({ name }) => name)
     }`,
+    code: () => {
+      const starts = [...typed, ...elements].map(({ name }) => `at_${name}`);
+      return `${groupCode(width)}${declare(bindings(), [...starts, ...names()])}${accessCode(typed, width)}`;
+    },
     named: Object.fromEntries(typed.map((tensor) => [tensor.name, tensor])),
-    tensors: [...groups, ...elements].map(({ tensor }, i) => ({ tensor, access: bindings[i][1] })),
+    tensors: [
+      ...groups.map((group) => ({ tensor: group.tensor, access: writes(group) } as const)),
+      ...elements.map(({ tensor, access }) => ({ tensor, access })),
+    ],
     params: [
       ...groups.map(({ tensor }) => groupStart(tensor, width)),
       ...elements.map(({ tensor }) => residual(tensor)),

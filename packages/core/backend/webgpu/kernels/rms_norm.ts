@@ -50,28 +50,29 @@ function run(dispatcher: Dispatcher, { x, weight, out, rstd, add }: RmsNormTenso
   });
   const { named } = bound;
   const summed = { ...named.x, use: "read" } as const;
-  const sum = add ? groupBlock(width, [[named.x, "base + c"], [named.add, "base + c"]], "x += add;") : "";
-  const code = `${bound.code}${reduceCode(plan)}${
-    rowMain(`
+  const sum = () => add ? groupBlock(width, [[named.x, "base + c"], [named.add, "base + c"]], "x += add;") : "";
+  const write = () =>
+    `${bound.code()}${reduceCode(plan)}${
+      rowMain(`
   let columns = select(0u, params.columns, live);
   let base = row * params.columns;
-  ${add ? `for (var c = lane; c < columns; c += LANES) ${sum}` : ""}
+  ${add ? `for (var c = lane; c < columns; c += LANES) ${sum()}` : ""}
   var squares = 0.0;
   for (var c = lane; c < columns; c += LANES) ${groupBlock(width, [[summed, "base + c"]], "squares += total(x * x);")}
   let scale = 1.0 / sqrt(reduce(squares, local) * params.inverse_width + params.epsilon);
   for (var c = lane; c < columns; c += LANES) ${
-      groupBlock(
-        width,
-        [[summed, "base + c"], [named.weight, "c"], [named.out, "base + c"]],
-        "out = x * scale * weight;",
-      )
-    }
+        groupBlock(
+          width,
+          [[summed, "base + c"], [named.weight, "c"], [named.out, "base + c"]],
+          "out = x * scale * weight;",
+        )
+      }
   if (live && lane == 0u) { rstd[params.at_rstd + row] = scale; }
 `)
-  }`;
+    }`;
   dispatcher.run({
     kernel: kernelName(add ? "add, rms_norm" : "rms_norm", numbers),
-    code,
+    code: { key: `rms_norm ${bound.key} ${plan.lanes} ${plan.rows}`, write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(rstd.size / plan.rows)),

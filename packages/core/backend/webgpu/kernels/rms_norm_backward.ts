@@ -51,8 +51,9 @@ function inputGradient(dispatcher: Dispatcher, { x, weight, rstd, dOut, dx }: Rm
   const { named } = bound;
   const inputs = [[named.x, "base + c"], [named.d_out, "base + c"], [named.weight, "c"]] as const;
   const gradient = "dx += d_out * weight * scale - x * along;";
-  const code = `${bound.code}${reduceCode(plan)}${
-    rowMain(`
+  const write = () =>
+    `${bound.code()}${reduceCode(plan)}${
+      rowMain(`
   let columns = select(0u, params.columns, live);
   let base = row * params.columns;
   var products = 0.0;
@@ -61,10 +62,10 @@ function inputGradient(dispatcher: Dispatcher, { x, weight, rstd, dOut, dx }: Rm
   let along = reduce(products, local) * params.inverse_width * scale * scale * scale;
   for (var c = lane; c < columns; c += LANES) ${groupBlock(width, [...inputs, [named.dx, "base + c"]], gradient)}
 `)
-  }`;
+    }`;
   dispatcher.run({
     kernel: kernelName("rms_norm_backward input", [x]),
-    code,
+    code: { key: `rms_norm_backward input ${bound.key} ${plan.lanes} ${plan.rows}`, write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(rstd.size / plan.rows)),
@@ -109,7 +110,8 @@ function weightGradient(
   );
   const { named } = bound;
   const sums = width === 8 ? [0, 1] : [0];
-  const code = `${bound.code}
+  const write = () =>
+    `${bound.code()}
 const COLUMNS = ${plan.columns}u;
 const LANES = ${plan.lanes}u;
 ${sums.map((part) => `var<workgroup> sums_${part}: array<V, COLUMNS * LANES>;`).join("\n")}
@@ -126,13 +128,13 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) lid: ve
   }
 ${plan.lanes === 1 ? "" : sumOfLanes(sums)}
   if (lid.y == 0u && column < params.columns) ${
-    groupBlock(width, [[named.d_weight, "column"]], "d_weight += sum[part];")
-  }
+      groupBlock(width, [[named.d_weight, "column"]], "d_weight += sum[part];")
+    }
 }
 `;
   dispatcher.run({
     kernel: kernelName("rms_norm_backward weight", [x]),
-    code,
+    code: { key: `rms_norm_backward weight ${bound.key} ${plan.columns} ${plan.lanes}`, write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: [Math.ceil(columns / width / plan.columns), 1, 1],

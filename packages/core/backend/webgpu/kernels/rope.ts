@@ -62,7 +62,7 @@ function run(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor,
     },
   );
   const { named } = bound;
-  const turns = rotated.map((_, i) => `
+  const turn = (i: number) => `
   for (var p = lane; p < params.pairs${i}; p += LANES) {
     let within = p % params.half_head;
     let at = row * 2u * params.pairs${i} + (p / params.half_head) * 2u * params.half_head + within;
@@ -78,18 +78,19 @@ function run(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor,
       "let a = low; low = a * cosine - high * sine * params.sign; high = high * cosine + a * sine * params.sign;",
     )
   }
-  }`);
-  const code = `${bound.code}${reduceCode(plan)}${
-    rowMain(`
+  }`;
+  const write = () =>
+    `${bound.code()}${reduceCode(plan)}${
+      rowMain(`
   let token = (params.first_row + row) % params.tokens;
   if (!live || token < params.first_token || token >= params.end_token) { return; }
   let turn = (token - params.first_token) * 2u * params.half_head;
-  ${turns.join("")}
+  ${rotated.map((_, i) => turn(i)).join("")}
 `)
-  }`;
+    }`;
   dispatcher.run({
     kernel: kernelName(cover.inverse ? "rope inverse" : "rope", rotated.map(({ x }) => x)),
-    code,
+    code: { key: `rope ${bound.key} ${plan.lanes} ${plan.rows}`, write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(count / plan.rows)),

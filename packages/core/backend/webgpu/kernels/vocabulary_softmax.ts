@@ -24,13 +24,14 @@ export function logSumExp(dispatcher: Dispatcher, tensors: { logits: Tensor; lab
     ], { rows: labels.size, columns: columns / width });
     const { named } = bound;
     const chosen = `if (part == hit(label) % V_COUNT) { at_label = logits${componentOf(width)}; }`;
-    const code = `${bound.code}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
-      rowMain(`
+    const write = () =>
+      `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
+        rowMain(`
   let base = row * params.columns;
   var own = vec2f(-1e30, 0.0);
   for (var c = lane; c < select(0u, params.columns, live); c += LANES) ${
-        groupBlock(width, [[named.logits, "base + c"]], "own = add_values(own, logits);")
-      }
+          groupBlock(width, [[named.logits, "base + c"]], "own = add_values(own, logits);")
+        }
   let merged = merge_lanes(own, local);
   if (live && lane == 0u) {
     let label = labels[params.at_labels + row];
@@ -41,10 +42,10 @@ export function logSumExp(dispatcher: Dispatcher, tensors: { logits: Tensor; lab
     out[params.at_out + 2u * row + 1u] = at_label;
   }
 `)
-    }`;
+      }`;
     dispatcher.run({
       kernel: kernelName("log_sum_exp", [logits]),
-      code,
+      code: { key: `log_sum_exp ${bound.key} ${plan.lanes} ${plan.rows}`, write },
       tensors: bound.tensors,
       params: bound.params,
       workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),
@@ -69,21 +70,22 @@ export function crossEntropyGradient(
     const gradient = `
     if (label == ${IGNORED_LABEL}u) { logits = V(0.0); } else { logits = exp(logits - V(all)) * params.scale; }
     if (c * V_COUNT + part == hit(label)) { logits${componentOf(width)} -= params.scale; }`;
-    const code = `${bound.code}${labelCode(width)}
+    const write = () =>
+      `${bound.code()}${labelCode(width)}
 const LANES = ${plan.lanes}u;
 const ROWS = ${plan.rows}u;
 ${
-      rowMain(`
+        rowMain(`
   if (!live) { return; }
   let label = labels[params.at_labels + row];
   let base = row * params.columns;
   let all = log_sum_exp[params.at_log_sum_exp + row];
   for (var c = lane; c < params.columns; c += LANES) ${groupBlock(width, [[bound.named.logits, "base + c"]], gradient)}
 `)
-    }`;
+      }`;
     dispatcher.run({
       kernel: kernelName("cross_entropy_gradient", [logits]),
-      code,
+      code: { key: `cross_entropy_gradient ${bound.key} ${plan.lanes} ${plan.rows}`, write },
       tensors: bound.tensors,
       params: bound.params,
       workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),
