@@ -10,6 +10,7 @@ import {
   checkShard,
   checkTokenSplit,
   createSingleStrategy,
+  type DType,
   type ModelConfig,
   type ProcessGroup,
   type SequenceStrategy,
@@ -55,6 +56,8 @@ interface StrategyEntry {
   readonly isParallel: boolean;
   /** Placements that it offers; none where there is nothing to choose. */
   readonly placements: readonly Placement[];
+  /** Element types of activations that it takes; f32 alone when left out. */
+  readonly activations?: readonly DType[];
   /** Whether its ranks hold parts of the weights, so that sharding has nothing left to divide. */
   readonly splitsWeights?: boolean;
   /** Throws an `UnsupportedTopologyError` when it cannot serve a run of that size, sharding and model. */
@@ -67,7 +70,13 @@ interface StrategyEntry {
 
 /** Every strategy by its name; a further one is a line here. */
 const STRATEGIES = {
-  ring: { isParallel: true, placements: ["zigzag", "contiguous"], check: checkTokens, create: createRingStrategy },
+  ring: {
+    isParallel: true,
+    placements: ["zigzag", "contiguous"],
+    activations: ["f32", "f16"],
+    check: checkTokens,
+    create: createRingStrategy,
+  },
   ulysses: {
     isParallel: true,
     placements: [],
@@ -101,6 +110,7 @@ const STRATEGIES = {
   single: {
     isParallel: false,
     placements: [],
+    activations: ["f32", "f16"],
     check: checkTokens,
     create: ({ backend }) => createSingleStrategy(backend),
   },

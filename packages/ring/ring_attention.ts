@@ -13,12 +13,14 @@ import {
   type AttentionForwardOptions,
   type AttentionShape,
   type Backend,
+  type DType,
+  ELEMENT_BYTES,
+  elementBytes,
   type ExchangeClock,
   type ProcessGroup,
   type Saved,
   savedTensors,
   Scope,
-  type Shape,
   type SharedMemory,
   type Tensor,
   tensorFrom,
@@ -26,7 +28,7 @@ import {
   uploadPositions,
   zeros,
 } from "@mst/core";
-import { createBlockExchange, freeBlock, type HostBlock, type Pair } from "./block_exchange.ts";
+import { type BlockExchange, createBlockExchange, freeBlock, type HostBlock, type Pair } from "./block_exchange.ts";
 
 /** What ring attention is made of. */
 export interface RingAttentionOptions {
@@ -66,24 +68,36 @@ export function createRingAttention(
   const { ops } = backend;
   const { rank, size } = group;
   const elements = partition.positions.map(({ length }) => shape.batch * length * shape.kvHeads * shape.headDim);
-  const exchange = createBlockExchange({ backend, group, clock, memory, elements });
+  const sums = createBlockExchange({ backend, group, clock, memory, elements }); // of dk and dv, on the host in f32
   const local = uploadPositions(backend, partition.positions[rank], shape.batch, documentStarts);
   const { queryPositions } = local;
   const foreignRounds = Array.from({ length: size - 1 }, (_, i) => i + 1);
 
-  /** Puts the block of a round on the device as it comes; the scope owns it. */
-  async function upload(host: HostBlock, round: number, scope: Scope, keep = false): Promise<KeyBlock> {
+  /** Exchanges of k and v, whose bytes travel as they are. */
+  function keyExchange({ dtype }: Tensor): BlockExchange {
+    const words = elements.map((count) => count * elementBytes(dtype) / ELEMENT_BYTES);
+    return createBlockExchange({ backend, group, clock, memory, elements: words });
+  }
+
+  /** Puts the block of a round on the device as it comes, as k is; the scope owns it. */
+  async function upload(
+    host: HostBlock,
+    round: number,
+    scope: Scope,
+    { dtype, keep = false }: { dtype: DType; keep?: boolean },
+  ): Promise<KeyBlock> {
     const keyPositions = partition.positions[(rank - round + size) % size];
     const dims = [shape.batch * keyPositions.length, shape.kvHeads * shape.headDim];
-    const k = scope.own(backend.empty(dims, "communication"));
-    const v = scope.own(backend.empty(dims, "communication"));
+    const k = scope.own(backend.empty(dims, "communication", dtype));
+    const v = scope.own(backend.empty(dims, "communication", dtype));
     const positions = scope.own(tensorFrom(backend, keyPositions, [keyPositions.length], "communication"));
-    await exchange.write(host, [k, v], { keep });
+    using words = new Scope();
+    await keyExchange(k).write(host, [words.own(k.words()), words.own(v.words())], { keep });
     return { k, v, positions };
   }
 
-  function communicationZeros(dims: Shape): Tensor {
-    return zeros(backend, dims, "communication");
+  function zerosLike({ shape: dims, dtype }: Tensor, tag: "activations" | "communication"): Tensor {
+    return zeros(backend, dims, tag, dtype);
   }
 
   return {
@@ -93,7 +107,7 @@ export function createRingAttention(
       v: Tensor,
       { backwardIsNext = false }: AttentionForwardOptions = {},
     ): Promise<{ out: Tensor; saved: Saved }> {
-      const out = backend.empty(q.shape, "activations");
+      const out = backend.empty(q.shape, "activations", q.dtype);
       const logSumExp = backend.empty([q.shape[0], shape.heads], "activations");
       const attend = (block: KeyBlock, resume: boolean) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
@@ -101,12 +115,14 @@ export function createRingAttention(
         backend.flush();
       };
 
-      const own = exchange.read([k, v]);
+      using words = new Scope();
+      const keys = keyExchange(k);
+      const own = keys.read([words.own(k.words()), words.own(v.words())]);
       attend({ k, v, positions: local.keyPositions }, false);
-      const received = exchange.circulate("forward k, v", own);
+      const received = keys.circulate("forward k, v", own);
       for (const round of foreignRounds) {
         using scope = new Scope();
-        attend(await upload(received[round - 1], round, scope, backwardIsNext), true);
+        attend(await upload(received[round - 1], round, scope, { dtype: k.dtype, keep: backwardIsNext }), true);
       }
       await Promise.all(own); // reads can overtake one another, and labels of all layers are the same
       if (backwardIsNext) await freeBlock(own);
@@ -123,9 +139,7 @@ export function createRingAttention(
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
       const [q, k, v, out, logSumExp] = saved.tensors;
       const { own, received } = saved as SavedRing;
-      const dq = zeros(backend, q.shape, "activations");
-      const dk = zeros(backend, k.shape, "activations");
-      const dv = zeros(backend, v.shape, "activations");
+      const [dq, dk, dv] = [q, k, v].map((tensor) => zerosLike(tensor, "activations"));
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
       const attendBackward = (block: KeyBlock, gradients: Pair) => {
@@ -140,7 +154,7 @@ export function createRingAttention(
       /** Sends off dk and dv of the last foreign round, for which it waits for the device. */
       const sendPart = () => {
         if (!part) return;
-        sending.push(exchange.addAndPass("backward dk, dv", part.round, exchange.read(part.gradients)));
+        sending.push(sums.addAndPass("backward dk, dv", part.round, sums.read(part.gradients)));
         part.gradients.forEach((tensor) => tensor.free());
         part = undefined;
       };
@@ -148,23 +162,23 @@ export function createRingAttention(
 
       // The own block is computed while foreign ones are still to come, or else while sums still travel.
       if (!received) ownRound();
-      const travelling = received ?? exchange.circulate("backward k, v", own!);
+      const travelling = received ?? keyExchange(k).circulate("backward k, v", own!);
       for (const round of foreignRounds) {
         using scope = new Scope();
-        const block = await upload(travelling[round - 1], round, scope);
+        const block = await upload(travelling[round - 1], round, scope, { dtype: k.dtype });
         sendPart();
-        part = { round, gradients: [communicationZeros(block.k.shape), communicationZeros(block.v.shape)] };
+        part = { round, gradients: [zerosLike(block.k, "communication"), zerosLike(block.v, "communication")] };
         attendBackward(block, part.gradients);
       }
       sendPart();
-      const sum = exchange.collect("backward dk, dv");
+      const sum = sums.collect("backward dk, dv");
       if (received) ownRound();
       if (own) await freeBlock(own);
       [delta, dOut, q, k, v, out, logSumExp].forEach((tensor) => tensor.free());
 
-      using dkOfOthers = backend.empty(dk.shape, "communication");
-      using dvOfOthers = backend.empty(dv.shape, "communication");
-      await Promise.all([exchange.write(sum, [dkOfOthers, dvOfOthers]), ...sending]);
+      using dkOfOthers = backend.empty(dk.shape, "communication", dk.dtype);
+      using dvOfOthers = backend.empty(dv.shape, "communication", dv.dtype);
+      await Promise.all([sums.write(sum, [dkOfOthers, dvOfOthers]), ...sending]);
       ops.add(dkOfOthers, dk);
       ops.add(dvOfOthers, dv);
       return { dq, dk, dv };

@@ -14,6 +14,7 @@ import {
   createLocalAttention,
   createReplicatedWeights,
   ELEMENT_BYTES,
+  elementBytes,
   ExchangeClock,
   localAttentionMemory,
   positionBytes,
@@ -48,6 +49,7 @@ export function createRingStrategy({ backend, group, placement = "zigzag" }: Rin
   return {
     ...createReplicatedWeights(backend, group, clock),
     name: "ring",
+    activations: ["f32", "f16"],
     partition: (seqTokens) => split(seqTokens, group.size),
     attention: (shape, partition, documentStarts) =>
       group.size === 1
@@ -65,15 +67,16 @@ export function ringAttentionMemory(
   shape: AttentionShape,
   { positions }: TokenPartition,
   rank: number,
-  { packed = false }: AttentionMemoryOptions = {},
+  { packed = false, activations = "f32" }: AttentionMemoryOptions = {},
 ): AttentionMemory {
   const { batch, heads, kvHeads, headDim } = shape;
   const ranks = positions.length;
   const rows = batch * positions[rank].length;
-  const savedBytes = attentionBytes(shape, rows);
+  const savedBytes = attentionBytes(shape, rows, activations);
+  const each = elementBytes(activations);
   const rounds = positions.map((_, round) => {
     const tokens = positions[(rank - round + ranks) % ranks].length;
-    const pairBytes = 2 * batch * tokens * kvHeads * headDim * ELEMENT_BYTES; // k and v, or dk and dv
+    const pairBytes = 2 * batch * tokens * kvHeads * headDim * each; // k and v, or dk and dv
     return { pairBytes, blockBytes: pairBytes + tokens * ELEMENT_BYTES }; // k, v and the positions of keys
   });
   const [own, ...foreign] = rounds;
@@ -82,7 +85,7 @@ export function ringAttentionMemory(
   const pairs = foreign.map(({ pairBytes, blockBytes }, i) =>
     pairBytes + Math.max(blockBytes, foreign[i + 1]?.blockBytes ?? 0)
   );
-  const queryBytes = rows * (2 * heads * headDim + heads) * ELEMENT_BYTES; // dOut, dq, delta
+  const queryBytes = rows * (2 * heads * headDim * each + heads * ELEMENT_BYTES); // dOut, dq, delta
   return {
     heldBytes: positionBytes(positions[rank].length, batch, packed),
     savedBytes,

@@ -7,6 +7,7 @@
 import {
   BYTE_VOCAB,
   type Checkpoint,
+  checkPrecision,
   checkUpdateInBackward,
   DataSource,
   hasModelWeights,
@@ -254,6 +255,7 @@ function checkRun(run: RunConfig, text: TokenizedText): void {
   }
   refusing(() => strategyEntry(strategy).check(run, train, model));
   refusing(() => checkUpdateInBackward(run, train));
+  refusing(() => checkPrecision(model, train, { name: strategy, ...strategyEntry(strategy) }));
   checkData(run, text);
 }
 

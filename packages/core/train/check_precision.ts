@@ -26,10 +26,17 @@ export function checkPrecision(
   { name, activations: supported = ["f32"] }: Pick<SequenceStrategy, "name" | "activations">,
 ): void {
   const { weights, activations } = PRECISIONS[precision];
+  const isPaired = [weights, activations].some((dtype) => elementBytes(dtype) === 2);
   const odd = PAIRED_DIMS.find((dim) => model[dim] % 2 !== 0);
-  if (odd && [weights, activations].some((dtype) => elementBytes(dtype) === 2)) {
+  if (isPaired && odd) {
     throw new RangeError(
       `Cannot train in ${precision} with ${odd} ${model[odd]}: it must be even, as f16 lies in pairs`,
+    );
+  }
+  if (isPaired && model.headDim % 4 !== 0) {
+    throw new RangeError(
+      `Cannot train in ${precision} with a head dim of ${model.headDim}: it must be a multiple of 4, as halves of it are ` +
+        "turned in pairs",
     );
   }
   if (supported.includes(activations)) return;
