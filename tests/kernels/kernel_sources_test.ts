@@ -1,0 +1,81 @@
+import { assertEquals } from "@std/assert";
+import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
+import { adamw } from "../../packages/core/backend/webgpu/kernels/adamw.ts";
+import { attentionDelta } from "../../packages/core/backend/webgpu/kernels/attention_delta.ts";
+import { copyColumns } from "../../packages/core/backend/webgpu/kernels/columns.ts";
+import { crossEntropy } from "../../packages/core/backend/webgpu/kernels/cross_entropy.ts";
+import { add, scale } from "../../packages/core/backend/webgpu/kernels/elementwise.ts";
+import { embedding, embeddingBackward } from "../../packages/core/backend/webgpu/kernels/embedding.ts";
+import {
+  gatedActivation,
+  gatedActivationBackward,
+} from "../../packages/core/backend/webgpu/kernels/gated_activation.ts";
+import { initNormal } from "../../packages/core/backend/webgpu/kernels/init_normal.ts";
+import { rmsNorm } from "../../packages/core/backend/webgpu/kernels/rms_norm.ts";
+import { rmsNormBackward } from "../../packages/core/backend/webgpu/kernels/rms_norm_backward.ts";
+import { rope } from "../../packages/core/backend/webgpu/kernels/rope.ts";
+import { crossEntropyGradient, logSumExp } from "../../packages/core/backend/webgpu/kernels/vocabulary_softmax.ts";
+import type { DType } from "../../packages/core/tensor/shape.ts";
+import { gpuTest } from "../_support/gpu.ts";
+import { TestTensors } from "../_support/test_tensors.ts";
+
+/** Calls every kernel whose text is written once for a key. */
+function callAll(dispatcher: Dispatcher, t: TestTensors, dtype: DType, columns: number): void {
+  const rows = 3;
+  const matrix = (type: DType = dtype) => t.empty([rows, columns], type);
+  const [x, y, z] = [matrix(), matrix(), matrix()];
+  const [weight, rstd, ids] = [t.empty([columns]), t.empty([rows]), t.empty([rows], "u32")];
+  for (const each of [x, matrix("f32")]) add(dispatcher, each, y);
+  scale(dispatcher, x, 2);
+  for (const out of [x, y, z]) gatedActivation(dispatcher, x, y, out);
+  gatedActivationBackward(dispatcher, x, y, z);
+  initNormal(dispatcher, x, { std: 1, seed: 1, stream: 1 });
+  for (const accumulate of [false, true]) {
+    copyColumns(dispatcher, { x, xColumn: 0, out: y, outColumn: 0, columns }, accumulate);
+  }
+  for (const sum of [undefined, z]) rmsNorm(dispatcher, { x, weight, out: y, rstd, add: sum }, 1e-5);
+  rmsNormBackward(dispatcher, { x, weight, rstd, dOut: y, dx: z, dWeight: weight });
+  if (columns % 4 === 0) {
+    const table = t.empty([rows, columns]);
+    for (const rotated of [[x], [x, y]]) {
+      rope(dispatcher, rotated.map((each) => ({ x: each, heads: 1 })), table, false);
+    }
+  }
+  attentionDelta(dispatcher, { out: x, dOut: y, delta: t.empty([rows, 1]) }, 1);
+  embedding(dispatcher, ids, x, y);
+  embeddingBackward(dispatcher, ids, t.empty([rows, 3], "u32"), x, matrix("f32"));
+  crossEntropy(dispatcher, { logits: x, labels: ids, losses: rstd }, 1);
+  logSumExp(dispatcher, { logits: x, labels: ids, out: t.empty([rows, 2]) });
+  crossEntropyGradient(dispatcher, { logits: x, labels: ids, logSumExp: rstd }, 1);
+  const options = { learningRate: 1, beta1: 0.9, beta2: 0.9, epsilon: 1, weightDecay: 0, step: 1 };
+  for (const moments of columns % 2 === 0 ? ["f32", "bf16"] as const : ["f32"] as const) {
+    const [grad, m, v] = [matrix("f32"), matrix(moments), matrix(moments)];
+    const rounding = { seed: 1, stream: 1 };
+    for (const clip of [undefined, t.empty([2])]) {
+      adamw(dispatcher, { param: x, grad, m, v, clip }, { ...options, rounding });
+    }
+  }
+}
+
+gpuTest("a key says all that the text of a kernel depends on", (backend) => {
+  using t = new TestTensors(backend);
+  const { limits, features, subgroupLanes } = backend.dispatcher;
+  const texts = new Map<string, string>();
+  for (const isSoftware of [false, true]) {
+    const dispatcher: Dispatcher = {
+      ...{ limits, features, subgroupLanes, isSoftware },
+      workspace: () => backend.dispatcher.workspace(),
+      run({ code, kernel }: KernelCall) {
+        if (typeof code === "string") return;
+        const text = code.write();
+        assertEquals(texts.get(code.key) ?? text, text, `${kernel}: two texts for the key ${code.key}`);
+        texts.set(code.key, text);
+      },
+    };
+    for (const dtype of ["f32", "f16"] as const) {
+      for (const columns of [2, 4, 8, 40, 2048, ...dtype === "f32" ? [3] : []]) callAll(dispatcher, t, dtype, columns);
+    }
+  }
+  // Kernels in several widths, plans and element types: fewer would mean that some were not called.
+  assertEquals(texts.size > 150, true, `${texts.size} texts`);
+});
