@@ -15,6 +15,23 @@ for (const name of CASES) {
     });
   }
 
+  Deno.test(`${name} in mixed precision, on one rank and over a ring of 3, reference backend`, async () => {
+    const golden = await readGolden(name);
+    await using backend = createReferenceBackend({ poison: true });
+    await assertGolden(golden, backend, createSingleStrategy(backend), {
+      precision: "mixed",
+      mlpChunks: 3,
+      headChunks: 7,
+    });
+    await Promise.all(
+      createLoopbackGroups(3).map(async (group) => {
+        await using backend = createReferenceBackend({ poison: true });
+        await assertGolden(golden, backend, createRingStrategy({ backend, group }), { precision: "mixed" });
+        await group.close();
+      }),
+    );
+  });
+
   Deno.test(`${name} packed between other documents, on one rank and over a ring of 3, reference backend`, async () => {
     const golden = packGolden(await readGolden(name));
     await using backend = createReferenceBackend({ poison: true });

@@ -11,6 +11,11 @@ for (const name of ["llama3", "llama2", "llama31"]) {
 }
 
 for (const { label, options } of GPU_VARIANTS.filter(({ options }) => options.kernelsFor && !options.maxBindingBytes)) {
+  gpuTest(`llama3 in mixed precision, WebGPU${label}`, async (backend) => {
+    const run = { ...SETTINGS, precision: "mixed" } as const;
+    await assertGolden(await readGolden("llama3"), backend, createSingleStrategy(backend), run);
+  }, options);
+
   gpuTest(`llama3 on one rank, by itself and packed between other documents, WebGPU${label}`, async (backend) => {
     const golden = await readGolden("llama3");
     for (const each of [golden, packGolden(golden)]) {

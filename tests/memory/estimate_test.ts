@@ -1,12 +1,15 @@
 import { assertEquals } from "@std/assert";
 import {
   type Backend,
+  checkPrecision,
   createLoopbackGroups,
   createReferenceBackend,
   createSingleStrategy,
+  elementBytes,
   elementCount,
   estimateMemory,
   type ModelConfig,
+  momentType,
   parameterSpecs,
   parseTrainConfig,
   type ProcessGroup,
@@ -48,6 +51,13 @@ const RUNS: Record<string, Record<string, unknown>> = {
   "sharded gradients": { shard: "gradients", mlpChunks: 3 },
   "sharded weights": { shard: "weights", mlpChunks: 3 },
   "optimizer in backward": { optimizerInBackward: true, clipNorm: 0, mlpChunks: 3 },
+  "mixed precision": { precision: "mixed", mlpChunks: 3, accumulate: 2 },
+  "mixed precision, optimizer in backward": {
+    precision: "mixed",
+    optimizerInBackward: true,
+    clipNorm: 0,
+    mlpChunks: 3,
+  },
   "sharded weights, a few tokens, two micro-batches": { shard: "weights", seqTokens: 4, accumulate: 2 },
   "checkpoints on the host": { offload: ["checkpoints"], recompute: "layer", mlpChunks: 3, accumulate: 2 },
   "all offloaded, sharded weights": {
@@ -97,29 +107,32 @@ async function assertEstimate(
 }
 
 /**
- * Weights, gradients and two moments of four bytes an element: of all, or of this rank's segments or parts. No gradient
+ * Weights, gradients and two moments: of all, or of this rank's segments or parts. No gradient
  * outlives a step whose updates run in backward, and no moment that is offloaded is there between steps.
  */
 function stateBytes(
   model: ModelConfig,
-  { shard, optimizerInBackward, offload }: TrainConfig,
+  train: TrainConfig,
   strategy: SequenceStrategy,
 ): number[] {
+  const { shard, optimizerInBackward, offload, precision } = train;
   const { rank, ranks, tensorParallel } = strategy;
   const placement = tensorParallel?.(model).placement;
-  const sizes = parameterSpecs(model).map(({ name, shape }) => {
+  const weights = parameterSpecs(model).map(({ name, shape }) => {
     const { start = 0, end = 1, dim } = placement?.({ name, shape }).part ?? {};
-    return dim === undefined ? elementCount(shape) : elementCount(shape) / shape[dim] * (end - start);
+    const all = dim === undefined ? elementCount(shape) : elementCount(shape) / shape[dim] * (end - start);
+    const segment = segmentBounds(all, ranks, rank);
+    return { all, own: segment.end - segment.start, bytes: precision === "mixed" && shape.length > 1 ? 2 : 4 };
   });
-  const all = sizes.reduce((sum, size) => sum + size, 0);
-  const own = sizes.reduce((sum, size) => {
-    const { start, end } = segmentBounds(size, ranks, rank);
-    return sum + end - start;
-  }, 0);
+  const sum = (isDivided: boolean, bytesOf: (weight: typeof weights[number]) => number) =>
+    weights.reduce((total, weight) => total + (isDivided ? weight.own : weight.all) * bytesOf(weight), 0);
   const stage = SHARD_STAGES.indexOf(shard);
-  const gradients = optimizerInBackward ? 0 : stage >= 2 ? own : all;
-  const moments = offload.includes("optimizer") ? 0 : stage >= 1 ? own : all;
-  return [4 * (stage >= 3 ? own : all), 4 * gradients, 8 * moments];
+  const momentBytes = 2 * elementBytes(momentType(train));
+  return [
+    sum(stage >= 3, ({ bytes }) => bytes),
+    optimizerInBackward ? 0 : sum(stage >= 2, () => 4),
+    offload.includes("optimizer") ? 0 : sum(stage >= 1, () => momentBytes),
+  ];
 }
 
 /** What a strategy is made of. */
@@ -150,6 +163,16 @@ function createUsp(context: StrategyContext): SequenceStrategy {
   return strategyEntry("usp").create({ ...context, placement: "zigzag", mesh: { ulysses: 2, ring: 2 } });
 }
 
+/** Whether a model of such dims can be trained in the precision of a run. */
+function isServed(model: ModelConfig, train: TrainConfig, strategy: Parameters<typeof checkPrecision>[2]): boolean {
+  try {
+    checkPrecision(model, train, strategy);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const peakMoments = new Set<string>();
 
 for (const [name, model] of Object.entries(MODELS)) {
@@ -159,6 +182,7 @@ for (const [name, model] of Object.entries(MODELS)) {
     for (const run of Object.values(RUNS)) {
       for (const recompute of run.recompute ? [run.recompute] : RECOMPUTE_POLICIES) {
         const train = parseTrainConfig({ seqTokens: 24, ...run, recompute });
+        if (!isServed(model, train, { name: "single", activations: ["f32", "f16"] })) continue;
         await using backend = createReferenceBackend();
         const estimate = await assertEstimate(backend, createSingleStrategy(backend), { model, train, steps });
         peakMoments.add(estimate.moments[0].moment);
@@ -169,7 +193,9 @@ for (const [name, model] of Object.entries(MODELS)) {
             await Promise.all(
               createLoopbackGroups(size).map(async (group) => {
                 await using backend = createReferenceBackend();
-                const { moments } = await assertEstimate(backend, create({ backend, group }), { model, train, steps });
+                const strategy = create({ backend, group });
+                if (!isServed(model, train, strategy)) return await group.close();
+                const { moments } = await assertEstimate(backend, strategy, { model, train, steps });
                 peakMoments.add(moments[0].moment);
                 await group.close();
               }),
