@@ -8,6 +8,7 @@ import type { AttentionShape, Ops } from "../../packages/core/backend/ops.ts";
 import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
 import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
+import type { ForwardVariant } from "../../packages/core/backend/webgpu/kernels/attention_forward_variant.ts";
 import type { AttentionVariant, VariantDevice } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
@@ -140,6 +141,8 @@ export function runAttentionInParts(
 export interface ForcedOptions extends Partial<VariantDevice> {
   /** How to compute every kernel; left out, it is chosen. */
   readonly variant?: AttentionVariant;
+  /** How to compute the forward instead. */
+  readonly forwardVariant?: ForwardVariant;
   /** Sees every dispatch. */
   readonly onRun?: (call: KernelCall) => void;
 }
@@ -147,7 +150,7 @@ export interface ForcedOptions extends Partial<VariantDevice> {
 /** The ops of a backend with every kernel computed by one variant, or for a device with other limits. */
 export function forcedOps(
   backend: WebGpuBackend,
-  { variant, onRun, ...device }: ForcedOptions,
+  { variant, forwardVariant, onRun, ...device }: ForcedOptions,
 ): AttentionOps {
   const changed: Partial<Dispatcher> = {
     ...device,
@@ -165,7 +168,7 @@ export function forcedOps(
   });
   return {
     attention: (inputs, out, logSumExp, shape, options) =>
-      attention(dispatcher, inputs, out, logSumExp, shape, { ...options, variant }),
+      attention(dispatcher, inputs, out, logSumExp, shape, { ...options, variant: forwardVariant ?? variant }),
     attentionDelta: (out, dOut, delta, heads) => backend.ops.attentionDelta(out, dOut, delta, heads),
     attentionBackward: (inputs, dOut, logSumExp, delta, gradients, shape) =>
       attentionBackward(dispatcher, inputs, dOut, logSumExp, delta, gradients, shape, {

@@ -7,20 +7,25 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import type { Dispatcher } from "../dispatch.ts";
+import { canVectorize, type Dispatcher } from "../dispatch.ts";
+import { chooseForwardVariant, type ForwardVariant } from "./attention_forward_variant.ts";
 import { laneForward } from "./attention_lane_forward.ts";
 import { launchAttention, sourceOnce } from "./attention_launch.ts";
+import { matrixForward } from "./attention_matrix_forward.ts";
 import { tileForward } from "./attention_tile_forward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
-import { FORWARD_OPERANDS } from "./attention_wgsl.ts";
+import { type AttentionLayout, FORWARD_OPERANDS } from "./attention_wgsl.ts";
 
 /** Options of {@linkcode attention}. */
 export interface AttentionOptions {
   /** Start from what out and logSumExp hold; see `Ops.attention`. Default false. */
   readonly resume?: boolean;
   /** How to compute it. Default: what should be fastest on the device. */
-  readonly variant?: AttentionVariant;
+  readonly variant?: AttentionVariant | ForwardVariant;
 }
+
+/** Elements of f16 that one load of kernels on matrix units brings, a vec4u. */
+const MATRIX_LOAD = 8;
 
 /** Launches `Ops.attention`. Keys that do not fit a binding come in blocks, each resuming from the one before. */
 export function attention(
@@ -31,7 +36,10 @@ export function attention(
   shape: AttentionShape,
   options: AttentionOptions = {},
 ): void {
-  const variant = options.variant ?? chooseAttentionVariant("attention", shape.headDim, dispatcher);
+  const rows = [q, k, v, out];
+  const takesMatrices = rows.every(({ dtype }) => dtype === "f16") && canVectorize(rows, [], MATRIX_LOAD);
+  const variant = options.variant ?? (takesMatrices ? chooseForwardVariant(shape.headDim, dispatcher) : undefined) ??
+    chooseAttentionVariant("attention", shape.headDim, dispatcher);
   const tensors = { q, k, v, query_positions: queryPositions, key_positions: keyPositions, out, lse: logSumExp };
   launchAttention(
     dispatcher,
@@ -43,13 +51,19 @@ export function attention(
         return sourceOnce(
           dispatcher,
           ["attention", variant, layout, resume],
-          () => variant.kind === "tiles" ? tileForward(variant, layout, resume) : laneForward(variant, layout, resume),
+          () => forwardCode(variant, layout, resume),
         );
       },
       operands: FORWARD_OPERANDS,
       owners: "queries",
+      loadElements: variant.kind === "forward_matrices" ? MATRIX_LOAD : undefined,
     },
     tensors,
     shape,
   );
+}
+
+function forwardCode(variant: AttentionVariant | ForwardVariant, layout: AttentionLayout, resume: boolean): string {
+  if (variant.kind === "forward_matrices") return matrixForward(variant, layout, resume);
+  return variant.kind === "tiles" ? tileForward(variant, layout, resume) : laneForward(variant, layout, resume);
 }

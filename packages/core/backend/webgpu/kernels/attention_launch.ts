@@ -10,6 +10,7 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
 import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
+import type { ForwardVariant } from "./attention_forward_variant.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
@@ -22,13 +23,15 @@ export interface AttentionLaunch {
   /** Kernel and variant, for the profile. */
   readonly kernel: string;
   /** How it is computed. */
-  readonly variant: AttentionVariant;
+  readonly variant: AttentionVariant | ForwardVariant;
   /** Makes the WGSL for one part of the work. */
   readonly code: (layout: AttentionLayout, part: AttentionPart) => string;
   /** Operands in the order of bindings. */
   readonly operands: readonly AttentionOperand[];
   /** Side whose rows the workgroups own; the rows of the other side stream past. */
   readonly owners: "queries" | "keys";
+  /** Elements of rows of heads that an element of their bindings holds. Default: what the layout says. */
+  readonly loadElements?: number;
 }
 
 /** WGSL of each dispatcher's kernels; making it takes longer than encoding a dispatch. */
@@ -116,7 +119,7 @@ function blocks(rows: number, step: number): RowBlock[] {
 
 function dispatchPart(
   dispatcher: Dispatcher,
-  { kernel, variant, code, operands, owners }: AttentionLaunch,
+  { kernel, variant, code, operands, owners, loadElements }: AttentionLaunch,
   tensors: AttentionTensors,
   shape: AttentionShape,
   part: AttentionPart,
@@ -139,7 +142,11 @@ function dispatchPart(
   const keys = part.keys.end - part.keys.start;
   const tiles = Math.ceil((owners === "queries" ? queries : keys) / ownedRows(variant));
   const workgroups = tiles * (owners === "queries" ? heads : kvHeads) * (part.sequences.end - part.sequences.start);
-  const places = views.map((view, i) => residual(view) / elementsBound(operands[i], layout));
+  const places = views.map((view, i) => {
+    const { holds } = operands[i];
+    const ofRows = holds === "query_heads" || holds === "key_heads";
+    return residual(view) / (ofRows && loadElements ? loadElements : elementsBound(operands[i], layout));
+  });
   dispatcher.run({
     kernel,
     code: code(layout, part),

@@ -5,6 +5,7 @@
  */
 
 import type { Dispatcher } from "../dispatch.ts";
+import type { ForwardVariant } from "./attention_forward_variant.ts";
 import { ALL_TERMS, backwardOperands, piecesOf } from "./attention_wgsl.ts";
 
 /** Rows kept in registers of lanes, for software drivers; see `attention_lanes.ts`. */
@@ -184,7 +185,8 @@ export function chooseAttentionVariant(
 }
 
 /** Rows that a workgroup owns. */
-export function ownedRows(variant: AttentionVariant): number {
+export function ownedRows(variant: AttentionVariant | ForwardVariant): number {
+  if (variant.kind === "forward_matrices") return variant.rows;
   return variant.kind === "tiles" ? variant.rows : variant.rows * variant.lanes;
 }
 
@@ -196,11 +198,12 @@ export function ownedRows(variant: AttentionVariant): number {
  * @param searches searches of a bound that each row takes
  */
 export function maxStreamedRows(
-  variant: AttentionVariant,
+  variant: AttentionVariant | ForwardVariant,
   headDim: number,
   { maxLoopTurns, passes, searches }: { maxLoopTurns: number; passes: number; searches: number },
 ): number {
-  if (maxLoopTurns === Infinity) return Infinity;
+  // Drivers with such limits only test matrices, on few rows.
+  if (maxLoopTurns === Infinity || variant.kind === "forward_matrices") return Infinity;
   const [own, step] = variant.kind === "tiles"
     ? [variant.rowsPerInvocation, variant.columns]
     : [variant.rows, variant.block];
@@ -219,7 +222,8 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
 }
 
 /** Name of a variant, for the profile. */
-export function variantName(variant: AttentionVariant): string {
+export function variantName(variant: AttentionVariant | ForwardVariant): string {
+  if (variant.kind === "forward_matrices") return `matrices ${variant.rows}x${variant.columns}`;
   if (variant.kind === "tiles") return `${variant.rows}x${variant.columns}`;
   return `lanes ${variant.rows}x${variant.block}${variant.shuffle ? "" : " unshuffled"}`;
 }
