@@ -7,6 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import { applyLayer, type Forward, type Layer, rematerializeLayer } from "../layer/layer.ts";
+import { hostWords } from "../memory/host_words.ts";
 import type { Saved } from "../tensor/scope.ts";
 import type { DType, Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -88,7 +89,7 @@ export function createHostCheckpoints(
   }
 
   function wordsOf(index: number, length: number): Float32Array {
-    if (memory[index]?.length !== length) memory[index] = new Float32Array(length);
+    if (memory[index]?.length !== length) memory[index] = hostWords(length, "checkpoints");
     return memory[index];
   }
 

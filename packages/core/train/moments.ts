@@ -5,6 +5,7 @@
  */
 
 import { type Backend, zeros } from "../backend/backend.ts";
+import { hostWords } from "../memory/host_words.ts";
 import type { OwnElements } from "../sharding/model_states.ts";
 import { Scope } from "../tensor/scope.ts";
 import { readHalves, writeHalves } from "../tensor/half.ts";
@@ -84,7 +85,7 @@ export function createHostMoments(
   { pieceElements = MOMENT_PIECE_ELEMENTS }: HostMomentsOptions = {},
 ): Moments {
   const perWord = ELEMENT_BYTES / elementBytes(dtype);
-  const create = ({ value }: OwnElements) => new Float32Array(value.size / perWord);
+  const create = ({ value }: OwnElements) => hostWords(value.size / perWord, "moments");
   const all = new Map(updated.map((own) => [own.name, { m: create(own), v: create(own) }]));
   const reading: (() => Promise<unknown>)[] = [];
 
