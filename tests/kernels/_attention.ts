@@ -9,6 +9,7 @@ import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/
 import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
 import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
 import type { ForwardVariant } from "../../packages/core/backend/webgpu/kernels/attention_forward_variant.ts";
+import type { MatrixVariant } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
 import type { AttentionVariant, VariantDevice } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
@@ -93,6 +94,13 @@ export function inputsOf(attentionCase: AttentionCase): Record<Name, Input> {
   };
 }
 
+/** The same with rows of heads in f16. */
+export function halfInputsOf(attentionCase: AttentionCase): Record<Name, Input> {
+  const inputs = inputsOf(attentionCase);
+  const rows = ["q", "k", "v", "dOut", "out", "dq", "dk", "dv"] as const;
+  return { ...inputs, ...Object.fromEntries(rows.map((name) => [name, { ...inputs[name], dtype: "f16" as const }])) };
+}
+
 /**
  * Scores of some units are sums of E products, good to some 10 roundings; exp2 is good to 3 + 2·|x| ULP, and weights
  * that count have |x| < 20: 43 ULP or 3e-6. Outputs are means of values below 5; gradients are sums in which such
@@ -143,6 +151,8 @@ export interface ForcedOptions extends Partial<VariantDevice> {
   readonly variant?: AttentionVariant;
   /** How to compute the forward instead. */
   readonly forwardVariant?: ForwardVariant;
+  /** How to compute the backward instead. */
+  readonly backwardVariant?: MatrixVariant;
   /** Sees every dispatch. */
   readonly onRun?: (call: KernelCall) => void;
 }
@@ -150,7 +160,7 @@ export interface ForcedOptions extends Partial<VariantDevice> {
 /** The ops of a backend with every kernel computed by one variant, or for a device with other limits. */
 export function forcedOps(
   backend: WebGpuBackend,
-  { variant, forwardVariant, onRun, ...device }: ForcedOptions,
+  { variant, forwardVariant, backwardVariant, onRun, ...device }: ForcedOptions,
 ): AttentionOps {
   const changed: Partial<Dispatcher> = {
     ...device,
@@ -172,8 +182,8 @@ export function forcedOps(
     attentionDelta: (out, dOut, delta, heads) => backend.ops.attentionDelta(out, dOut, delta, heads),
     attentionBackward: (inputs, dOut, logSumExp, delta, gradients, shape) =>
       attentionBackward(dispatcher, inputs, dOut, logSumExp, delta, gradients, shape, {
-        queryVariant: variant,
-        keyVariant: variant,
+        queryVariant: backwardVariant ?? variant,
+        keyVariant: backwardVariant ?? variant,
       }),
   };
 }

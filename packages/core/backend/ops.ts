@@ -188,7 +188,8 @@ export interface Ops {
   /**
    * Gradients of attention by recomputing the probabilities from the final log-sum-exp over all keys:
    * dq [B·Sq, H·E] += …, dk and dv [B·Sk, K·E] += …, where k, v may be a part of the keys. Numbers
-   * of rows of heads are f32 or f16 (E even), also in what is added to.
+   * of rows of heads are f32 or f16 (E even), also in what is added to; where all are f16, probabilities and gradients of
+   * scores may be rounded to f16, too.
    */
   attentionBackward(
     inputs: AttentionInputs,

@@ -8,9 +8,11 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import type { Dispatcher } from "../dispatch.ts";
+import { canVectorize, type Dispatcher } from "../dispatch.ts";
 import { laneKeyGradient, laneQueryGradient } from "./attention_lane_backward.ts";
 import { type AttentionLaunch, launchAttention, sourceOnce } from "./attention_launch.ts";
+import { MATRIX_LOAD, matrixKeyGradient, matrixQueryGradient } from "./attention_matrix_backward.ts";
+import { chooseMatrixVariant, type MatrixKernel, type MatrixVariant } from "./attention_matrix_variant.ts";
 import { tileKeyGradient, tileQueryGradient } from "./attention_tile_backward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
 import { ALL_TERMS, backwardOperands, type BackwardTerms } from "./attention_wgsl.ts";
@@ -18,9 +20,9 @@ import { ALL_TERMS, backwardOperands, type BackwardTerms } from "./attention_wgs
 /** Options of {@linkcode attentionBackward}. */
 export interface AttentionBackwardOptions {
   /** How to compute dq. Default: what should be fastest on the device. */
-  readonly queryVariant?: AttentionVariant;
+  readonly queryVariant?: AttentionVariant | MatrixVariant;
   /** How to compute dk and dv. Default: what should be fastest on the device. */
-  readonly keyVariant?: AttentionVariant;
+  readonly keyVariant?: AttentionVariant | MatrixVariant;
 }
 
 /** The terms one by one, for devices whose kernels have too few bindings for all at once; each takes 8 at most. */
@@ -45,13 +47,23 @@ export function attentionBackward(
     ...{ q, k, v, query_positions: queryPositions, key_positions: keyPositions },
     ...{ d_out: dOut, lse: logSumExp, delta, dq, dk, dv },
   };
-  const queryVariant = options.queryVariant ?? chooseAttentionVariant("attention_dq", shape.headDim, dispatcher);
-  const keyVariant = options.keyVariant ?? chooseAttentionVariant("attention_dkv", shape.headDim, dispatcher);
+  const rows = [q, k, v, dOut, dq, dk, dv];
+  const choose = (kernel: MatrixKernel) =>
+    (takesMatrices(dispatcher, rows) ? chooseMatrixVariant(kernel, shape.headDim, dispatcher) : undefined) ??
+      chooseAttentionVariant(kernel, shape.headDim, dispatcher);
+  const queryVariant = options.queryVariant ?? choose("attention_dq");
+  const keyVariant = options.keyVariant ?? choose("attention_dkv");
   const launches = [
-    ...fittingTerms(dispatcher, "queries").map((terms) => queryGradient(dispatcher, queryVariant, terms)),
-    ...fittingTerms(dispatcher, "keys").map((terms) => keyGradient(dispatcher, keyVariant, terms)),
+    ...queryGradients(dispatcher, queryVariant),
+    ...keyGradients(dispatcher, keyVariant),
   ];
   for (const launch of launches) launchAttention(dispatcher, launch, tensors, shape);
+}
+
+/** Whether rows of heads are what kernels on matrix units read: f16, eight elements at a time, by all terms at once. */
+function takesMatrices({ limits }: Dispatcher, rows: readonly Tensor[]): boolean {
+  return rows.every(({ dtype }) => dtype === "f16") && canVectorize(rows, [], MATRIX_LOAD) &&
+    backwardOperands("keys", ALL_TERMS).length <= limits.maxStorageBuffers;
 }
 
 /** All terms at once if the device has bindings enough, else one by one. */
@@ -60,9 +72,13 @@ function fittingTerms({ limits }: Dispatcher, owners: "queries" | "keys"): reado
   return owners === "queries" ? SINGLE_TERMS.filter(({ value }) => !value) : SINGLE_TERMS;
 }
 
-function queryGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
-  return {
-    kernel: `attention_dq ${variantName(variant)}`,
+function queryGradients(dispatcher: Dispatcher, variant: AttentionVariant | MatrixVariant): AttentionLaunch[] {
+  const kernel = `attention_dq ${variantName(variant)}`;
+  if (variant.kind === "matrices") {
+    return [matrixLaunch(dispatcher, kernel, variant, "queries", matrixQueryGradient)];
+  }
+  return fittingTerms(dispatcher, "queries").map((terms) => ({
+    kernel,
     variant,
     code: (layout) =>
       sourceOnce(
@@ -72,12 +88,14 @@ function queryGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms:
       ),
     operands: backwardOperands("queries", terms),
     owners: "queries",
-  };
+  }));
 }
 
-function keyGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms: BackwardTerms): AttentionLaunch {
-  return {
-    kernel: `attention_dkv ${variantName(variant)}`,
+function keyGradients(dispatcher: Dispatcher, variant: AttentionVariant | MatrixVariant): AttentionLaunch[] {
+  const kernel = `attention_dkv ${variantName(variant)}`;
+  if (variant.kind === "matrices") return [matrixLaunch(dispatcher, kernel, variant, "keys", matrixKeyGradient)];
+  return fittingTerms(dispatcher, "keys").map((terms) => ({
+    kernel,
     variant,
     code: (layout) =>
       sourceOnce(
@@ -87,5 +105,23 @@ function keyGradient(dispatcher: Dispatcher, variant: AttentionVariant, terms: B
       ),
     operands: backwardOperands("keys", terms),
     owners: "keys",
+  }));
+}
+
+function matrixLaunch(
+  dispatcher: Dispatcher,
+  kernel: string,
+  variant: MatrixVariant,
+  owners: "queries" | "keys",
+  make: typeof matrixQueryGradient,
+): AttentionLaunch {
+  return {
+    kernel,
+    variant,
+    code: ({ headDim, ranged }) =>
+      sourceOnce(dispatcher, [owners, variant, headDim, ranged], () => make(variant, headDim, { ranged })),
+    operands: backwardOperands(owners, ALL_TERMS),
+    owners,
+    loadElements: MATRIX_LOAD,
   };
 }

@@ -11,6 +11,7 @@ import type { AttentionShape } from "../../ops.ts";
 import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
 import type { ForwardVariant } from "./attention_forward_variant.ts";
+import type { MatrixVariant } from "./attention_matrix_variant.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
@@ -23,7 +24,7 @@ export interface AttentionLaunch {
   /** Kernel and variant, for the profile. */
   readonly kernel: string;
   /** How it is computed. */
-  readonly variant: AttentionVariant | ForwardVariant;
+  readonly variant: AttentionVariant | ForwardVariant | MatrixVariant;
   /** Makes the WGSL for one part of the work. */
   readonly code: (layout: AttentionLayout, part: AttentionPart) => string;
   /** Operands in the order of bindings. */

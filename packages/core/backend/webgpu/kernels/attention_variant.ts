@@ -6,6 +6,7 @@
 
 import type { Dispatcher } from "../dispatch.ts";
 import type { ForwardVariant } from "./attention_forward_variant.ts";
+import type { MatrixVariant } from "./attention_matrix_variant.ts";
 import { ALL_TERMS, backwardOperands, piecesOf } from "./attention_wgsl.ts";
 
 /** Rows kept in registers of lanes, for software drivers; see `attention_lanes.ts`. */
@@ -185,8 +186,9 @@ export function chooseAttentionVariant(
 }
 
 /** Rows that a workgroup owns. */
-export function ownedRows(variant: AttentionVariant | ForwardVariant): number {
+export function ownedRows(variant: AttentionVariant | ForwardVariant | MatrixVariant): number {
   if (variant.kind === "forward_matrices") return variant.rows;
+  if (variant.kind === "matrices") return variant.rows * variant.teams;
   return variant.kind === "tiles" ? variant.rows : variant.rows * variant.lanes;
 }
 
@@ -198,12 +200,12 @@ export function ownedRows(variant: AttentionVariant | ForwardVariant): number {
  * @param searches searches of a bound that each row takes
  */
 export function maxStreamedRows(
-  variant: AttentionVariant | ForwardVariant,
+  variant: AttentionVariant | ForwardVariant | MatrixVariant,
   headDim: number,
   { maxLoopTurns, passes, searches }: { maxLoopTurns: number; passes: number; searches: number },
 ): number {
   // Drivers with such limits only test matrices, on few rows.
-  if (maxLoopTurns === Infinity || variant.kind === "forward_matrices") return Infinity;
+  if (maxLoopTurns === Infinity || variant.kind === "forward_matrices" || variant.kind === "matrices") return Infinity;
   const [own, step] = variant.kind === "tiles"
     ? [variant.rowsPerInvocation, variant.columns]
     : [variant.rows, variant.block];
@@ -222,8 +224,9 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
 }
 
 /** Name of a variant, for the profile. */
-export function variantName(variant: AttentionVariant | ForwardVariant): string {
+export function variantName(variant: AttentionVariant | ForwardVariant | MatrixVariant): string {
   if (variant.kind === "forward_matrices") return `matrices ${variant.rows}x${variant.columns}`;
+  if (variant.kind === "matrices") return `matrices ${variant.rows}x${variant.teams} by ${variant.step}`;
   if (variant.kind === "tiles") return `${variant.rows}x${variant.columns}`;
   return `lanes ${variant.rows}x${variant.block}${variant.shuffle ? "" : " unshuffled"}`;
 }

@@ -1,0 +1,100 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { matrixKeyGradient } from "../../packages/core/backend/webgpu/kernels/attention_matrix_backward.ts";
+import { chooseMatrixVariant, matrices } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
+import { gpuTest } from "../_support/gpu.ts";
+import { assertOpMatchesReference } from "../_support/op_case.ts";
+import {
+  type AttentionCase,
+  forcedOps,
+  halfInputsOf,
+  positions,
+  results,
+  runAttention,
+  shapeOf,
+  zigZag,
+} from "./_attention.ts";
+
+/** Matrices side by side, and one below the other in several steps a tile; each variant takes seconds to compile. */
+const WIDE = matrices(16, 2, 32, 32, "emulated");
+const TALL = matrices(32, 2, 32, 16, "emulated");
+
+const CASES: Readonly<Record<string, AttentionCase>> = {
+  "grouped heads, 2 sequences, ragged": {
+    batch: 2,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 32,
+    queries: positions(41),
+    keys: positions(41),
+  },
+  "zig-zag halves of two ranks": {
+    batch: 1,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 32,
+    queries: zigZag(0, 2, 21),
+    keys: zigZag(1, 2, 17),
+  },
+  "queries that see no key": {
+    batch: 1,
+    heads: 1,
+    kvHeads: 1,
+    headDim: 32,
+    queries: positions(50),
+    keys: positions(33, 21),
+  },
+  documents: {
+    batch: 2,
+    heads: 2,
+    kvHeads: 2,
+    headDim: 16,
+    queries: positions(70),
+    keys: positions(70),
+    documents: [[40, 30], [7, 20, 43]],
+  },
+};
+
+/**
+ * Weights and gradients of scores are rounded to f16, by 2^-12 of each; they are below 1 and some units, and their
+ * products with rows of units add up over some dozen keys. Results are rounded to f16, too: 2^-11 of each. A different
+ * rounding of out moves delta by as much.
+ */
+const RESULTS = results({ absolute: 1e-2, relative: 2e-3 });
+
+for (const [name, attentionCase] of Object.entries(CASES)) {
+  gpuTest(`attention backward by matrices of ${name}`, async (backend) => {
+    const forced = forcedOps(backend, { backwardVariant: attentionCase.documents ? TALL : WIDE });
+    const shape = shapeOf(attentionCase);
+    await assertOpMatchesReference(backend, {
+      inputs: halfInputsOf(attentionCase),
+      run: (ops, tensors) => runAttention(ops === backend.ops ? forced : ops, tensors, shape),
+      results: RESULTS,
+    }, ["own"]);
+  });
+}
+
+Deno.test("attention backward refuses matrices that rows are not shared out evenly by", () => {
+  for (const variant of [matrices(16, 2, 16, 16), matrices(16, 1, 64, 16), matrices(32, 4, 32, 16)]) {
+    assertThrows(() => matrixKeyGradient(variant, 16, { ranged: false }), RangeError, "shared out evenly");
+  }
+});
+
+Deno.test("attention backward takes matrices where the device has them and the head dim suits them", () => {
+  const limits = {
+    maxBindingBytes: 2 ** 31 - 4,
+    maxWorkgroupMemoryBytes: 49_152,
+    maxInvocations: 1024,
+    maxStorageBuffers: 16,
+    offsetAlignmentBytes: 64,
+    maxLoopTurns: Infinity,
+  };
+  const features = { f16: true, subgroups: true, subgroupMatrix: true };
+  const none = { ...features, subgroupMatrix: false };
+  for (const kernel of ["attention_dq", "attention_dkv"] as const) {
+    for (const headDim of [64, 128]) assert(chooseMatrixVariant(kernel, headDim, { features, limits }));
+    assertEquals(chooseMatrixVariant(kernel, 72, { features, limits }), undefined);
+    assertEquals(chooseMatrixVariant(kernel, 64, { features: none, limits }), undefined);
+    const small = { ...limits, maxWorkgroupMemoryBytes: 16_384 };
+    assertEquals(chooseMatrixVariant(kernel, 64, { features, limits: small }), undefined);
+  }
+});
