@@ -6,6 +6,7 @@
  */
 
 import { Scope } from "../../../tensor/scope.ts";
+import { ELEMENT_BYTES, elementBytes } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
 import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
@@ -15,6 +16,9 @@ import type { MatrixVariant } from "./attention_matrix_variant.ts";
 import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
+
+/** Blocks that rows are split into are a multiple of this, if they are larger; of which the rows of a tile are a part. */
+const BLOCK_MULTIPLE = 128;
 
 /** Tensors of an attention kernel by the names of its operands. */
 export type AttentionTensors = Readonly<Record<string, Tensor>>;
@@ -77,14 +81,18 @@ export function launchAttention(
 
 function attentionParts(
   { limits }: Dispatcher,
-  { variant, owners }: AttentionLaunch,
-  { q, query_positions, key_positions }: AttentionTensors,
+  { variant, owners, operands }: AttentionLaunch,
+  tensors: AttentionTensors,
   shape: AttentionShape,
 ): AttentionPart[] {
   const { batch, heads, kvHeads, headDim } = shape;
-  const fitting = bindingElements(limits);
+  const { q, query_positions, key_positions } = tensors;
+  const rows = operands.filter(({ holds }) => holds === "query_heads" || holds === "key_heads");
+  const dtype = rows.every(({ name }) => tensors[name].dtype === "f16") ? "f16" : "f32";
+  const fitting = bindingElements(limits, dtype);
   const ranged = isRanged(query_positions);
-  const queryElements = Math.max(heads * headDim, ranged ? 2 : 1);
+  const perWord = ELEMENT_BYTES / elementBytes(dtype);
+  const queryElements = Math.max(heads * headDim, perWord * Math.max(heads, ranged ? 2 : 1));
   const streamed = maxStreamedRows(variant, headDim, {
     maxLoopTurns: limits.maxLoopTurns,
     passes: owners === "keys" ? heads / kvHeads : 1,
@@ -104,10 +112,15 @@ function attentionParts(
     return blocks(batch, Math.floor(fitting / elements)).map((sequences) => ({ sequences, queries, keys }));
   }
   return blocks(batch, 1).flatMap((sequences) =>
-    blocks(queries.end, maxQueries).flatMap((queries) =>
-      blocks(keys.end, maxKeys).map((keys) => ({ sequences, queries, keys }))
+    blocks(queries.end, wholeTiles(maxQueries)).flatMap((queries) =>
+      blocks(keys.end, wholeTiles(maxKeys)).map((keys) => ({ sequences, queries, keys }))
     )
   );
+}
+
+/** Rows of a block that cut no tile where a tile fits. */
+function wholeTiles(rows: number): number {
+  return rows < BLOCK_MULTIPLE || rows === Infinity ? rows : Math.floor(rows / BLOCK_MULTIPLE) * BLOCK_MULTIPLE;
 }
 
 /** Blocks of at most `step` rows; one empty block when there are no rows. */
