@@ -15,12 +15,12 @@ export interface ForwardVariant {
   readonly unit: MatrixUnit;
   /** Queries that a workgroup owns. */
   readonly rows: number;
-  /** Keys of a tile. */
+  /** Teams, which share them out; as multiples of 16. */
+  readonly teams: number;
+  /** Keys of a tile, a multiple of `step`. */
   readonly columns: number;
-  /** Teams one above the other, which share out the queries. */
-  readonly rowTeams: number;
-  /** Teams side by side, which share out the keys of scores and the columns of the output. */
-  readonly columnTeams: number;
+  /** Keys whose scores a team works out at a time, a multiple of 16. */
+  readonly step: number;
 }
 
 /** What follows from a variant for one head dim. */
@@ -29,14 +29,8 @@ export interface ForwardShape extends ForwardVariant {
   readonly headDim: number;
   /** Invocations of a workgroup. */
   readonly invocations: number;
-  /** Matrices of queries that a team multiplies. */
-  readonly rowMatrices: number;
-  /** Matrices of keys that it multiplies them by. */
-  readonly scoreMatrices: number;
-  /** Matrices of columns of the output that it keeps. */
-  readonly outMatrices: number;
-  /** Queries whose weights the lanes of a team work out. */
-  readonly laneRows: number;
+  /** Queries of a team. */
+  readonly teamRows: number;
   /** From a row of scores, and of weights, to the next: 8 more than it has, so that neighbours meet different banks. */
   readonly scoreStride: number;
   /** The same of a tile of keys or values. */
@@ -59,9 +53,9 @@ export interface ForwardShape extends ForwardVariant {
 
 /** Works out the sizes of a variant. */
 export function forwardShape(variant: ForwardVariant, headDim: number): ForwardShape {
-  const { unit, rows, columns, rowTeams, columnTeams } = variant;
-  const invocations = TEAM * rowTeams * columnTeams;
-  const scoreStride = columns + 8;
+  const { unit, rows, teams, columns, step } = variant;
+  const invocations = TEAM * teams;
+  const scoreStride = step + 8;
   const tileStride = headDim + 8;
   const keysAt = rows * scoreStride;
   const valuesAt = keysAt + columns * tileStride;
@@ -75,10 +69,7 @@ export function forwardShape(variant: ForwardVariant, headDim: number): ForwardS
     ...variant,
     headDim,
     invocations,
-    rowMatrices: rows / rowTeams / MATRIX_SIZE,
-    scoreMatrices: columns / columnTeams / MATRIX_SIZE,
-    outMatrices: headDim / columnTeams / MATRIX_SIZE,
-    laneRows: rows / (rowTeams * columnTeams),
+    teamRows: rows / teams,
     scoreStride,
     tileStride,
     keysAt,
@@ -95,18 +86,18 @@ export function forwardShape(variant: ForwardVariant, headDim: number): ForwardS
 /** Shorthand for a {@linkcode ForwardVariant}. */
 export function forwardMatrices(
   rows: number,
+  teams: number,
   columns: number,
-  rowTeams: number,
-  columnTeams: number,
+  step: number,
   unit: MatrixUnit = "subgroup",
 ): ForwardVariant {
-  return { kind: "forward_matrices", unit, rows, columns, rowTeams, columnTeams };
+  return { kind: "forward_matrices", unit, rows, teams, columns, step };
 }
 
 /** Variants; the first that suits the head dim and fits the device is taken. */
 const FORWARD_VARIANTS: readonly { readonly maxHeadDim: number; readonly variant: ForwardVariant }[] = [
-  { maxHeadDim: 64, variant: forwardMatrices(128, 32, 4, 1) },
-  { maxHeadDim: 128, variant: forwardMatrices(64, 32, 2, 2) },
+  { maxHeadDim: 64, variant: forwardMatrices(128, 4, 32, 32) },
+  { maxHeadDim: 128, variant: forwardMatrices(128, 8, 32, 32) },
 ];
 
 /** The variant that should be fastest on a device; none where it has no matrix units or they do not suit the head dim. */
@@ -117,8 +108,8 @@ export function chooseForwardVariant(
   if (!features.subgroupMatrix || headDim % MATRIX_SIZE !== 0) return undefined;
   return FORWARD_VARIANTS.find(({ maxHeadDim, variant }) => {
     if (headDim > maxHeadDim) return false;
-    const { invocations, memoryBytes, loads, queryColumns, outMatrices } = forwardShape(variant, headDim);
-    const isEven = [loads, outMatrices, queryColumns / MATRIX_SIZE, variant.rows * queryColumns / 8 / invocations]
+    const { invocations, memoryBytes, loads, queryColumns } = forwardShape(variant, headDim);
+    const isEven = [loads, queryColumns / MATRIX_SIZE, variant.rows * queryColumns / 8 / invocations]
       .every(Number.isInteger);
     return isEven && invocations <= limits.maxInvocations && memoryBytes <= limits.maxWorkgroupMemoryBytes;
   })?.variant;

@@ -1,9 +1,8 @@
 /**
  * Forward of attention in f16 on matrix units (Dao 2023, section 3.1). A workgroup owns a tile of queries and walks over
- * the tiles of keys that any of them sees. Each turn has two phases. In the first, teams multiply: the weights of the
- * last tile by its values, added to the output that they keep in matrices, and the queries, kept likewise, by the keys of
- * this tile. As the elements of a matrix cannot be reached where it is kept, scores go to workgroup memory, and in the
- * second phase lanes turn them into weights, while the next tiles are put in place.
+ * the tiles of keys that any of them sees. Each of its teams owns some of the queries, and keeps them, and the output, in
+ * matrices. As the elements of a matrix cannot be reached where it is kept, scores pass through workgroup memory: products
+ * store them, lanes turn them into weights, and products load these. Nothing of that is shared with other teams.
  *
  * Rescaling the output would take it through workgroup memory, too. So weights are taken relative to a number near the
  * highest score so far, their `top`, which only moves when a score has risen far above it: they stay well below the
@@ -26,13 +25,10 @@ import {
   LOG2_E,
   MASKED,
 } from "./attention_wgsl.ts";
-import { eachRow, finish, rescale, resumedSums } from "./attention_matrix_output.ts";
-import { quadCode, raise, weights } from "./attention_matrix_weights.ts";
+import { eachRow, finish, rescale, resumedSums, teamBarrier } from "./attention_matrix_output.ts";
+import { ifRisen, quadCode, raise, weights } from "./attention_matrix_weights.ts";
 import { MATRIX_SIZE, MatrixCode, TEAM } from "./matrix_unit.ts";
 import { declare } from "./wgsl.ts";
-
-/** How far a score may rise above `top`: weights are at most 2 to this, and f16 ends at 2^16. */
-const MOST_RISE = 12;
 
 /** How far `top` lies below a log-sum-exp that is resumed from: the more keys it is of, the smaller are weights. */
 const RESUMED_HEADROOM = 10;
@@ -43,80 +39,68 @@ export function matrixForward(
   layout: AttentionLayout,
   resume: boolean,
 ): string {
-  const shape = forwardShape(variant, layout.headDim);
-  const { rows, columns, invocations, columnTeams, scoreStride, laneRows } = shape;
+  const { headDim } = layout;
+  const shape = forwardShape(variant, headDim);
+  const { rows, teamRows, columns, step, invocations, scoreStride } = shape;
   const code = new MatrixCode(shape.unit);
+  const turn = `
+${scores(shape, code)}
+      ${teamBarrier(shape)}
+      var highest = f32(${MASKED});
+${eachRow(shape, (b) => `      var part_${b} = 0.0;`)}
+      if (key + ${step}u > seen.y${layout.ranged ? " || key < seen.w" : ""}) {
+${weights(shape, layout, true)}
+      } else {
+${weights(shape, layout, false)}
+      }
+      ${ifRisen(shape)} {
+${raise(shape, layout)}
+${rescale(shape, code)}
+        ${teamBarrier(shape)}
+      }
+${eachRow(shape, (b) => `      total_${b} += part_${b};`)}
+      ${teamBarrier(shape)}
+${accumulate(shape, code)}`;
   const body = `
   let kv_head = head * params.kv_heads / params.heads;
   let first_row = (params.tiles - 1u - index % params.tiles) * ${rows}u;
-  let team_row = team / ${columnTeams}u * ${shape.rowMatrices * MATRIX_SIZE}u;
-  let team_column = team % ${columnTeams}u;
+  let team_row = team * ${teamRows}u;
   let quad_column = lane % 4u;
-  let lane_row = team * ${laneRows}u + lane / 4u;
+  let lane_row = team_row + lane / 4u;
   let place = lane_row * ${scoreStride}u + 2u * quad_column;
   let scale = params.scale * ${LOG2_E};
 ${ownRows(shape, layout, resume)}
 ${loadQueries(shape, code)}
-${eachOut(shape, (i, j) => `  var sum_${i}_${j} = Sum();`)}
+${eachMatrix(shape, headDim, (i, j) => `  var sum_${i}_${j} = Sum();`)}
 ${resume ? resumedSums(shape, code, 2 ** RESUMED_HEADROOM) : ""}
   let begin = ${layout.ranged ? "seen.z" : "0u"};
   let end = seen.x;
 ${declareTiles(shape)}
   if (begin < end) {
-    {
-      let next = begin;
+    let next = begin;
+    ${load(shape, "k")}
+    ${load(shape, "v")}
+  }
+  for (var tile = begin; tile < end; tile += ${columns}u) {
+    workgroupBarrier();
+    ${put(shape, "k")}
+    ${put(shape, "v")}
+    workgroupBarrier();
+    let next = tile + ${columns}u;
+    if (next < end) {
       ${load(shape, "k")}
       ${load(shape, "v")}
     }
-    workgroupBarrier();
-    ${put(shape, "k")}
-    let next = begin + ${columns}u;
-    ${load(shape, "k")}
-    workgroupBarrier();
-  }
-  for (var key = begin; key < end; key += ${columns}u) {
-    if (key != begin) {
-${accumulate(shape, code)}
+    for (var column = 0u; column < min(${columns}u, end - tile); column += ${step}u) {
+      let key = tile + column;
+${turn}
     }
-${scores(shape, code)}
-    if (local == 0u) { risen = 0u; }
-    workgroupBarrier();
-    ${put(shape, "v")}
-    ${put(shape, "k")}
-    if (key + ${columns}u < end) {
-      {
-        let next = key + ${columns}u;
-        ${load(shape, "v")}
-      }
-      let next = key + ${2 * columns}u;
-      ${load(shape, "k")}
-    }
-    var highest = f32(${MASKED});
-${eachRow(shape, (b) => `    var part_${b} = 0.0;`)}
-    let masked = key + ${columns}u > seen.y${layout.ranged ? " || key < seen.w" : ""};
-    if (masked) {
-${weights(shape, layout, true)}
-    } else {
-${weights(shape, layout, false)}
-    }
-    if (highest > ${MOST_RISE}.0) { risen = 1u; }
-    if (workgroupUniformLoad(&risen) != 0u) {
-${raise(shape, layout)}
-      if (${resume ? "true" : "key != begin"}) {
-${rescale(shape, code)}
-      }
-      workgroupBarrier();
-    }
-${eachRow(shape, (b) => `    total_${b} += part_${b};`)}
-  }
-  if (begin < end) {
-${accumulate(shape, code)}
   }
 ${finish(shape, code)}
 `;
   const operands = FORWARD_OPERANDS;
   const elements = { query_heads: "vec4u", key_heads: "vec4u", number: "f32", positions: "u32" };
-  return `${code.head}
+  return `${shape.unit === "subgroup" ? "diagnostic(off, subgroup_uniformity);\n" : ""}${code.head}
 ${
     declare(
       operands.map(({ name, holds, access }) => [name, access, elements[holds]] as const),
@@ -127,7 +111,6 @@ var<workgroup> scores: array<f32, ${shape.scoreElements}>;
 var<workgroup> tiles: array<half, ${shape.halfElements}>;
 var<workgroup> row_bounds: array<${layout.ranged ? "vec2u" : "u32"}, ${rows}>;
 var<workgroup> bounds: vec4u;
-var<workgroup> risen: u32;
 ${code.functions}
 ${quadCode(shape)}
 @compute @workgroup_size(${invocations})
@@ -146,9 +129,9 @@ ${body}}
 `;
 }
 
-/** A statement for each matrix of the output that a team keeps. */
-function eachOut({ rowMatrices, outMatrices }: ForwardShape, line: (i: number, j: number) => string): string {
-  return lines(rowMatrices, (i) => lines(outMatrices, (j) => line(i, j)));
+/** A line for each matrix of a team's queries and columns. */
+function eachMatrix({ teamRows }: ForwardShape, columns: number, line: (i: number, j: number) => string): string {
+  return lines(teamRows / MATRIX_SIZE, (i) => lines(columns / MATRIX_SIZE, (j) => line(i, j)));
 }
 
 /** Finds what the rows see, and what `top` and `total` of the lane's rows start from. */
@@ -202,7 +185,7 @@ function putPiece(at: string, value: string): string {
 
 /** Declares `query_i_e`, the matrices of a team's queries, which pass through the memory of the tiles. */
 function loadQueries(shape: ForwardShape, code: MatrixCode): string {
-  const { rows, headDim, queryColumns, invocations, rowMatrices } = shape;
+  const { rows, headDim, queryColumns, invocations } = shape;
   const pieces = queryColumns / 8;
   const stride = queryColumns + 8;
   return lines(headDim / queryColumns, (part) => `
@@ -219,11 +202,10 @@ ${
   }
   workgroupBarrier();
 ${
-    lines(rowMatrices, (i) =>
-      lines(queryColumns / MATRIX_SIZE, (e) => {
-        const at = `(team_row + ${MATRIX_SIZE * i}u) * ${stride}u + ${MATRIX_SIZE * e}u`;
-        return `  let query_${i}_${part * queryColumns / MATRIX_SIZE + e} = ${code.left("tiles", at, stride)};`;
-      }))
+    eachMatrix(shape, queryColumns, (i, e) => {
+      const at = `(team_row + ${MATRIX_SIZE * i}u) * ${stride}u + ${MATRIX_SIZE * e}u`;
+      return `  let query_${i}_${part * queryColumns / MATRIX_SIZE + e} = ${code.left("tiles", at, stride)};`;
+    })
   }`);
 }
 
@@ -254,51 +236,55 @@ function put({ loads, tileStride, keysAt, valuesAt }: ForwardShape, name: "k" | 
   );
 }
 
-/** Stores the scores of the tile in place. */
+/** Stores the scores of the keys from `column` of the tile on. */
 function scores(shape: ForwardShape, code: MatrixCode): string {
-  const { rowMatrices, scoreMatrices, headDim, tileStride, scoreStride, keysAt } = shape;
-  const column = (j: number) => `team_column * ${scoreMatrices * MATRIX_SIZE}u + ${MATRIX_SIZE * j}u`;
-  const each = (line: (i: number, j: number) => string) =>
-    lines(rowMatrices, (i) => lines(scoreMatrices, (j) => line(i, j)));
+  const { teamRows, step, headDim, tileStride, scoreStride, keysAt } = shape;
   return `
-${each((i, j) => `    var score_${i}_${j} = Sum();`)}
+${eachMatrix(shape, step, (i, j) => `      var score_${i}_${j} = Sum();`)}
 ${
     lines(headDim / MATRIX_SIZE, (e) =>
-      lines(scoreMatrices, (j) => `
-    {
-      let keys = ${
-        code.right("tiles", `${keysAt + MATRIX_SIZE * e}u + (${column(j)}) * ${tileStride}u`, tileStride, "col_major")
-      };
-${lines(rowMatrices, (i) => `      ${code.multiply(`score_${i}_${j}`, `query_${i}_${e}`, "keys")}`)}
-    }`))
+      lines(step / MATRIX_SIZE, (j) => {
+        const at = `${keysAt + MATRIX_SIZE * e}u + (column + ${MATRIX_SIZE * j}u) * ${tileStride}u`;
+        return `
+      {
+        let keys = ${code.right("tiles", at, tileStride, "col_major")};
+${
+          lines(
+            teamRows / MATRIX_SIZE,
+            (i) => `        ${code.multiply(`score_${i}_${j}`, `query_${i}_${e}`, "keys")}`,
+          )
+        }
+      }`;
+      }))
   }
 ${
-    each((i, j) => {
-      const at = `(team_row + ${MATRIX_SIZE * i}u) * ${scoreStride}u + ${column(j)}`;
-      return `    ${code.store("scores", at, `score_${i}_${j}`, scoreStride)}`;
+    eachMatrix(shape, step, (i, j) => {
+      const at = `(team_row + ${MATRIX_SIZE * i}u) * ${scoreStride}u + ${MATRIX_SIZE * j}u`;
+      return `      ${code.store("scores", at, `score_${i}_${j}`, scoreStride)}`;
     })
   }`;
 }
 
-/** Adds weights times values to the sums. */
+/** Adds the weights of these keys times their values to the sums. */
 function accumulate(shape: ForwardShape, code: MatrixCode): string {
-  const { rowMatrices, outMatrices, columns, tileStride, scoreStride, valuesAt } = shape;
-  return lines(columns / MATRIX_SIZE, (c) => `
-    {
+  const { teamRows, step, headDim, tileStride, scoreStride, valuesAt } = shape;
+  const eachRows = (line: (i: number) => string) => lines(teamRows / MATRIX_SIZE, line);
+  return lines(step / MATRIX_SIZE, (c) => `
+      {
 ${
-    lines(rowMatrices, (i) => {
+    eachRows((i) => {
       const at = `(team_row + ${MATRIX_SIZE * i}u) * ${scoreStride}u + ${MATRIX_SIZE * c}u`;
-      return `      let weights_${i} = ${code.left("tiles", at, scoreStride)};`;
+      return `        let weights_${i} = ${code.left("tiles", at, scoreStride)};`;
     })
   }
 ${
-    lines(outMatrices, (j) => {
-      const column = `team_column * ${outMatrices * MATRIX_SIZE}u + ${MATRIX_SIZE * j}u`;
-      return `      {
-        let values = ${code.right("tiles", `${valuesAt + MATRIX_SIZE * c * tileStride}u + ${column}`, tileStride)};
-${lines(rowMatrices, (i) => `        ${code.multiply(`sum_${i}_${j}`, `weights_${i}`, "values")}`)}
-      }`;
+    lines(headDim / MATRIX_SIZE, (j) => {
+      const at = `${valuesAt + MATRIX_SIZE * j}u + (column + ${MATRIX_SIZE * c}u) * ${tileStride}u`;
+      return `        {
+          let values = ${code.right("tiles", at, tileStride)};
+${eachRows((i) => `          ${code.multiply(`sum_${i}_${j}`, `weights_${i}`, "values")}`)}
+        }`;
     })
   }
-    }`);
+      }`);
 }

@@ -10,8 +10,8 @@ import { EMPTY, EMPTY_BOUND, lines, LN_2, range } from "./attention_wgsl.ts";
 import { MATRIX_SIZE, type MatrixCode } from "./matrix_unit.ts";
 
 /** A statement for each row that a lane works on. */
-export function eachRow({ laneRows }: ForwardShape, line: (b: number) => string): string {
-  return lines(laneRows / 8, line);
+export function eachRow({ teamRows }: ForwardShape, line: (b: number) => string): string {
+  return lines(teamRows / 8, line);
 }
 
 /** Place of the two scores of row `b` and columns 8j of a lane, in scores and, as rows are as wide, in weights. */
@@ -24,41 +24,49 @@ export function pairOf(shape: ForwardShape, b: number, j: number): string {
   return `vec2f(scores[${pairAt(shape, b, j)}], scores[${pairAt(shape, b, j)} + 1u])`;
 }
 
-/** The matrices of column `j` of all teams, which lie side by side in the scores: statements for each, and its place. */
+/** The matrices of column `j` of the output, and where they lie in the scores: statements for each. */
 function eachPlaced(
-  { rowMatrices, scoreStride }: ForwardShape,
+  { teamRows, scoreStride }: ForwardShape,
   j: number,
   line: (sum: string, at: string) => string,
 ): string {
   return lines(
-    rowMatrices,
-    (i) => line(`sum_${i}_${j}`, `(team_row + ${MATRIX_SIZE * i}u) * ${scoreStride}u + team_column * ${MATRIX_SIZE}u`),
+    teamRows / MATRIX_SIZE,
+    (i) => line(`sum_${i}_${j}`, `(team_row + ${MATRIX_SIZE * i}u) * ${scoreStride}u`),
   );
+}
+
+/**
+ * Stands where lanes of a team use what others of it stored. Subgroups run in lockstep, and a barrier of the workgroup
+ * would make teams wait for one another.
+ */
+export function teamBarrier({ unit }: ForwardShape): string {
+  return unit === "subgroup" ? "" : "workgroupBarrier();";
 }
 
 /** Multiplies the sums of every row `b` by `shrink_b`. */
 export function rescale(shape: ForwardShape, code: MatrixCode): string {
-  const { outMatrices, columnTeams, scoreStride } = shape;
-  return lines(outMatrices, (j) => `
-      workgroupBarrier();
+  const { headDim, scoreStride } = shape;
+  return lines(headDim / MATRIX_SIZE, (j) => `
+      ${teamBarrier(shape)}
 ${eachPlaced(shape, j, (sum, at) => `      ${code.store("scores", at, sum, scoreStride)}`)}
-      workgroupBarrier();
+      ${teamBarrier(shape)}
 ${
     eachRow(shape, (b) =>
-      lines(2 * columnTeams, (c) => `
+      lines(2, (c) => `
       {
         let pair = ${pairOf(shape, b, c)} * shrink_${b};
         scores[${pairAt(shape, b, c)}] = pair.x;
         scores[${pairAt(shape, b, c)} + 1u] = pair.y;
       }`))
   }
-      workgroupBarrier();
+      ${teamBarrier(shape)}
 ${eachPlaced(shape, j, (sum, at) => `      ${sum} = ${code.sum("scores", at, scoreStride)};`)}`);
 }
 
 /** Loads the sums from what out holds, times the total that its row starts with. */
 export function resumedSums(shape: ForwardShape, code: MatrixCode, total: number): string {
-  const { outMatrices, scoreStride } = shape;
+  const { scoreStride } = shape;
   return eachOutPiece(shape, (_b, at) =>
     `let words = out[${at}];
 
@@ -71,12 +79,12 @@ export function resumedSums(shape: ForwardShape, code: MatrixCode, total: number
   workgroupBarrier();
 ${move}
   workgroupBarrier();
-${eachPlaced(shape, j, (sum, at) => `  ${sum} = ${code.sum("scores", at, scoreStride)};`)}`, outMatrices);
+${eachPlaced(shape, j, (sum, at) => `  ${sum} = ${code.sum("scores", at, scoreStride)};`)}`);
 }
 
 /** Stores the output and the log-sum-exp. */
 export function finish(shape: ForwardShape, code: MatrixCode): string {
-  const { outMatrices, scoreStride } = shape;
+  const { scoreStride } = shape;
   return eachRow(shape, (b) => `
   let empty_${b} = top_${b} < ${EMPTY_BOUND};
   let whole_${b} = select(quad_sum(total_${b}, local), 1.0, empty_${b});
@@ -98,7 +106,6 @@ export function finish(shape: ForwardShape, code: MatrixCode): string {
 ${eachPlaced(shape, j, (sum, at) => `  ${code.store("scores", at, sum, scoreStride)}`)}
   workgroupBarrier();
 ${move}`,
-    outMatrices,
   );
 }
 
@@ -112,22 +119,16 @@ function eachOutPiece(
   shape: ForwardShape,
   piece: (b: number, at: string) => string,
   around: (j: number, move: string) => string,
-  outMatrices: number,
 ): string {
-  const { headDim, columnTeams, scoreStride } = shape;
-  const pieces = 2 * columnTeams;
-  return lines(outMatrices, (j) =>
+  const { headDim, scoreStride } = shape;
+  return lines(headDim / MATRIX_SIZE, (j) =>
     around(
       j,
-      eachRow(shape, (b) =>
-        lines(Math.ceil(pieces / 4), (u) => `
-  {
-    let number = quad_column + ${4 * u}u;
-    if (row_${b} < params.queries && number < ${pieces}u) {
-      let source = (lane_row + ${8 * b}u) * ${scoreStride}u + number * 8u;
-      let at = params.out_at + at_${b} * ${headDim / 8}u + number / 2u * ${outMatrices * 2}u + ${2 * j}u + number % 2u;
-      ${piece(b, "at")}
-    }
-  }`)),
+      eachRow(shape, (b) => `
+  if (row_${b} < params.queries && quad_column < 2u) {
+    let source = (lane_row + ${8 * b}u) * ${scoreStride}u + quad_column * 8u;
+    let at = params.out_at + at_${b} * ${headDim / 8}u + ${2 * j}u + quad_column;
+    ${piece(b, "at")}
+  }`),
     ));
 }

@@ -12,9 +12,23 @@ import { lines, MASKED, range } from "./attention_wgsl.ts";
 /** How far `top` is put below the highest score, in powers of two, so that smaller weights keep their bits in f16. */
 const HEADROOM = 4;
 
+/** How far a score may rise above `top`: weights are at most 2 to this, and f16 ends at 2^16. */
+const MOST_RISE = 12;
+
+/** The condition on which a team, or where teams share barriers all of them, calls for {@linkcode raise}. */
+export function ifRisen({ unit }: ForwardShape): string {
+  if (unit === "subgroup") return `if (subgroupAny(highest > ${MOST_RISE}.0))`;
+  return `if (local == 0u) { risen = 0u; }
+      workgroupBarrier();
+      if (highest > ${MOST_RISE}.0) { risen = 1u; }
+      if (workgroupUniformLoad(&risen) != 0u)`;
+}
+
 /** `quad_max` and `quad_sum`, over the four lanes of a row. */
 export function quadCode({ unit, invocations }: ForwardShape): string {
-  const memory = unit === "subgroup" ? "" : `var<workgroup> quads: array<f32, ${invocations}>;`;
+  const memory = unit === "subgroup"
+    ? ""
+    : `var<workgroup> quads: array<f32, ${invocations}>;\nvar<workgroup> risen: u32;`;
   return memory + (["max", "sum"] as const).map((name) => {
     const combine = (a: string, b: string) => name === "max" ? `max(${a}, ${b})` : `(${a} + ${b})`;
     const body = unit === "subgroup"
@@ -43,7 +57,7 @@ function scaled(shape: ForwardShape, layout: RangeLayout, b: number, j: number, 
 
 /** Statements that put the weights of row `b` in place, from `score_j`, and add them up in `part_b`. */
 function putWeights(shape: ForwardShape, b: number, see: (j: number) => string): string {
-  const pairs = shape.columns / 8;
+  const pairs = shape.step / 8;
   return `
 ${
     lines(pairs, (j) => `
@@ -61,14 +75,14 @@ ${
 export function weights(shape: ForwardShape, layout: RangeLayout, masked: boolean): string {
   return eachRow(shape, (b) => `
     {
-${lines(shape.columns / 8, (j) => `      let score_${j} = ${scaled(shape, layout, b, j, masked)};`)}
+${lines(shape.step / 8, (j) => `      let score_${j} = ${scaled(shape, layout, b, j, masked)};`)}
 ${putWeights(shape, b, (j) => `highest = max(highest, max(relative_${j}.x, relative_${j}.y));`)}
     }`);
 }
 
 /** Moves `top` of the rows up to the scores of the tile, and makes the weights again. */
 export function raise(shape: ForwardShape, layout: RangeLayout): string {
-  const pairs = shape.columns / 8;
+  const pairs = shape.step / 8;
   return eachRow(shape, (b) => `
       var shrink_${b} = 1.0;
       {

@@ -225,7 +225,7 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
 
 /** Name of a variant, for the profile. */
 export function variantName(variant: AttentionVariant | ForwardVariant | MatrixVariant): string {
-  if (variant.kind === "forward_matrices") return `matrices ${variant.rows}x${variant.columns}`;
+  if (variant.kind === "forward_matrices") return `matrices ${variant.rows}x${variant.columns} by ${variant.step}`;
   if (variant.kind === "matrices") return `matrices ${variant.rows}x${variant.teams} by ${variant.step}`;
   if (variant.kind === "tiles") return `${variant.rows}x${variant.columns}`;
   return `lanes ${variant.rows}x${variant.block}${variant.shuffle ? "" : " unshuffled"}`;
