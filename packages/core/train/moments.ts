@@ -112,7 +112,8 @@ export function createHostMoments(
     },
 
     async settle(pieces) {
-      while (reading.length > pieces) await reading.shift()!();
+      const due = reading.splice(0, Math.max(0, reading.length - pieces));
+      await Promise.all(due.map((take) => take())); // so that many small ones are waited for together
     },
 
     read({ name }, kind, into) {
