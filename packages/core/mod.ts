@@ -139,7 +139,7 @@ export {
   type ReadTextOptions,
   type TokenizedText,
 } from "./train/training_text.ts";
-export { addFloats, bytesOf, floatsOf, type Segment, segmentBounds } from "./transport/collectives.ts";
+export { addFloats, bytesOf, floatsOf, pairedSegment, type Segment, segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";

@@ -9,8 +9,8 @@ import {
   dividedStates,
   elementCount,
   type ModelConfig,
+  pairedSegment,
   parameterSpecs,
-  segmentBounds,
   type SequenceStrategy,
   type Shape,
   type TrainConfig,
@@ -23,7 +23,7 @@ export function stateTraffic(
   { rank, ranks }: SequenceStrategy,
 ): number {
   const segment = (size: number, r: number) => {
-    const { start, end } = segmentBounds(size, ranks, r % ranks);
+    const { start, end } = pairedSegment(size, ranks, r % ranks);
     return end - start;
   };
   const sum = (shapes: readonly Shape[], sent: (size: number) => number) =>

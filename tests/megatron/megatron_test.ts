@@ -1,6 +1,13 @@
 /** Megatron-LM's tensor and sequence parallelism through the suite that every strategy passes. */
 
-import { elementCount, parameterSpecs, segmentBounds, type SequenceStrategy, type Shape } from "@mst/core";
+import {
+  elementCount,
+  pairedSegment,
+  parameterSpecs,
+  segmentBounds,
+  type SequenceStrategy,
+  type Shape,
+} from "@mst/core";
 import { createMegatronStrategy } from "@mst/megatron";
 import {
   assertSameGradients,
@@ -98,7 +105,7 @@ function sharedTraffic(model: StepRun["model"], { rank, ranks }: SequenceStrateg
   const copies = Math.max(1, ranks / model.kvHeads);
   const allReduce = (shape: Shape, size: number) => {
     const segment = (index: number) => {
-      const { start, end } = segmentBounds(elementCount(shape), size, index % size);
+      const { start, end } = pairedSegment(elementCount(shape), size, index % size);
       return end - start;
     };
     const own = rank % size;

@@ -10,11 +10,11 @@ import {
   estimateMemory,
   type ModelConfig,
   momentType,
+  pairedSegment,
   parameterSpecs,
   parseTrainConfig,
   type ProcessGroup,
   RECOMPUTE_POLICIES,
-  segmentBounds,
   type SequenceStrategy,
   SHARD_STAGES,
   type TrainConfig,
@@ -121,7 +121,7 @@ function stateBytes(
   const weights = parameterSpecs(model).map(({ name, shape }) => {
     const { start = 0, end = 1, dim } = placement?.({ name, shape }).part ?? {};
     const all = dim === undefined ? elementCount(shape) : elementCount(shape) / shape[dim] * (end - start);
-    const segment = segmentBounds(all, ranks, rank);
+    const segment = pairedSegment(all, ranks, rank);
     return { all, own: segment.end - segment.start, bytes: precision === "mixed" && shape.length > 1 ? 2 : 4 };
   });
   const sum = (isDivided: boolean, bytesOf: (weight: typeof weights[number]) => number) =>

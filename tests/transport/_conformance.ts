@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertNotStrictEquals, assertRejects } from "@std/assert";
-import { PIECE_FLOATS, segmentBounds } from "../../packages/core/transport/collectives.ts";
+import { pairedSegment, PIECE_FLOATS } from "../../packages/core/transport/collectives.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { Random } from "../_support/random.ts";
 import { delay, patternBytes, sameBytes } from "./_groups.ts";
@@ -119,7 +119,7 @@ async function scatterRagged(groups: ProcessGroup[]): Promise<void> {
     const data = groups.map((_, rank) => Float32Array.from({ length }, (_, index) => (index % 97) * (rank + 1)));
     const ranksSummed = size * (size + 1) / 2;
     await checkTraffic(groups, (group) => {
-      const { start, end } = segmentBounds(length, size, group.rank);
+      const { start, end } = pairedSegment(length, size, group.rank);
       return {
         run: async () => {
           const sum = await group.reduceScatter(data[group.rank]);

@@ -4,7 +4,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { PIECE_FLOATS, segmentBounds } from "../../packages/core/transport/collectives.ts";
+import { pairedSegment, PIECE_FLOATS } from "../../packages/core/transport/collectives.ts";
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import { statsSince } from "../../packages/core/transport/stats.ts";
 
@@ -64,6 +64,6 @@ export function ringReduceMessages(length: number, size: number, left: number): 
 
 /** Length of a rank's segment; ranks wrap around. */
 export function segmentLength(length: number, size: number, index: number): number {
-  const { start, end } = segmentBounds(length, size, (index + size) % size);
+  const { start, end } = pairedSegment(length, size, (index + size) % size);
   return end - start;
 }

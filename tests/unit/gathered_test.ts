@@ -13,7 +13,7 @@ import {
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
 
-const SIZE = 6;
+const SIZE = 8;
 
 /** y = x · value, elementwise over one row, with a note of what it does. */
 function scaling(backend: Backend, parameter: Parameter, note: (what: string) => void): Layer {

@@ -9,11 +9,11 @@ import {
   createSingleStrategy,
   elementCount,
   ExchangeClock,
+  pairedSegment,
   parameterCount,
   parameterSpecs,
   parseTrainConfig,
   type ProcessGroup,
-  segmentBounds,
   type SequenceStrategy,
   type Shape,
   SHARD_STAGES,
@@ -112,7 +112,7 @@ for (const ranks of [1, 2, 3, 5]) {
         const all = elements.reduce((sum, each) => sum + each);
         for (const [rank, { bytes }] of sharded.entries()) {
           const own = elements.reduce((sum, size) => {
-            const { start, end } = segmentBounds(size, ranks, rank);
+            const { start, end } = pairedSegment(size, ranks, rank);
             return sum + end - start;
           }, 0);
           const stage = SHARD_STAGES.indexOf(shard);

@@ -13,7 +13,7 @@ import {
   allReduceGradients,
   reduceScatterGradients,
 } from "../../packages/core/strategy/weight_exchange.ts";
-import { segmentBounds } from "../../packages/core/transport/collectives.ts";
+import { pairedSegment } from "../../packages/core/transport/collectives.ts";
 
 const MI = 2 ** 20;
 /** Six buckets of 8 Mi floats: of several tensors, of one that is larger than a bucket, of an empty one among others. */
@@ -51,14 +51,14 @@ Deno.test("gradients of many buckets become their sums over the ranks", () =>
 
 Deno.test("of gradients of many buckets a rank gets its segments of the sums", () =>
   exchange(reduceScatterGradients, (values, i, rank) => {
-    const { start, end } = segmentBounds(values.length, 2, rank);
+    const { start, end } = pairedSegment(values.length, 2, rank);
     const sum = valueOf(0, i) + valueOf(1, i);
     assert(values.every((value, k) => value === (k >= start && k < end ? sum : valueOf(rank, i))), `tensor ${i}`);
   }));
 
 Deno.test("of weights of many buckets every rank gets the segments of the others", () =>
   exchange(allGatherWeights, (values, i) => {
-    const { end } = segmentBounds(values.length, 2, 0);
+    const { end } = pairedSegment(values.length, 2, 0);
     assert(values.every((value, k) => value === valueOf(k < end ? 0 : 1, i)), `tensor ${i}`);
   }));
 

@@ -10,7 +10,7 @@ import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
 import { UnsupportedTopologyError } from "../strategy/unsupported.ts";
 import { elementCount } from "../tensor/shape.ts";
-import { type Segment, segmentBounds } from "../transport/collectives.ts";
+import { pairedSegment, type Segment } from "../transport/collectives.ts";
 import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 
 /** Where ranks meet for their states. */
@@ -64,7 +64,7 @@ export function keptOfWeights(
 
 /** Elements that a rank keeps of a state of `size` elements. */
 export function ownSegment(size: number, { rank, ranks }: Ranks, isDivided: boolean): Segment {
-  return isDivided ? segmentBounds(size, ranks, rank) : wholeSegment(size);
+  return isDivided ? pairedSegment(size, ranks, rank) : wholeSegment(size);
 }
 
 /** All elements of a state. */

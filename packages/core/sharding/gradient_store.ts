@@ -11,7 +11,7 @@ import type { SequenceStrategy } from "../strategy/strategy.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
 import { Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, type Segment, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, pairedSegment, type Segment } from "../transport/collectives.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
 import { concatenate, packedSegments, totalLength } from "./segments.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
@@ -141,7 +141,7 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
 
   return {
     create(name: string, shape: Shape): ShardedTensor {
-      const { start, end } = segmentBounds(elementCount(shape), ranks, rank);
+      const { start, end } = pairedSegment(elementCount(shape), ranks, rank);
       const gradient = new ShardedTensor(name, shape, backend.empty([end - start], "gradients"));
       all.push(gradient);
       sums.set(gradient, new Float32Array(end - start));

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { elementCount, type Shape } from "../tensor/shape.ts";
-import { segmentBounds } from "../transport/collectives.ts";
+import { type DType, ELEMENT_BYTES, elementBytes, elementCount, type Shape } from "../tensor/shape.ts";
+import { pairedSegment } from "../transport/collectives.ts";
 
 /** A rank's segment of one tensor in a message of several. */
 export interface PackedSegment {
@@ -15,17 +15,29 @@ export interface PackedSegment {
   readonly start: number;
   /** Last element plus one. */
   readonly end: number;
-  /** Where the segment starts within the message. */
+  /** Where the segment starts within the message, in floats or words of 32 bits. */
   readonly at: number;
+  /** How many of them it is. */
+  readonly words: number;
 }
 
-/** What a message of rank `rank` holds: its segment of each tensor, one behind the other. */
-export function packedSegments(shapes: readonly Shape[], ranks: number, rank: number): PackedSegment[] {
+/**
+ * What a message of rank `rank` holds: its segment of each tensor, one behind the other.
+ *
+ * @param dtypes element types in which tensors travel as they lie; all f32 when left out
+ */
+export function packedSegments(
+  shapes: readonly Shape[],
+  ranks: number,
+  rank: number,
+  dtypes?: readonly DType[],
+): PackedSegment[] {
   let at = 0;
   return shapes.map((shape, index) => {
-    const bounds = segmentBounds(elementCount(shape), ranks, rank);
-    const segment = { index, ...bounds, at };
-    at += bounds.end - bounds.start;
+    const { start, end } = pairedSegment(elementCount(shape), ranks, rank);
+    const words = (end - start) * elementBytes(dtypes?.[index] ?? "f32") / ELEMENT_BYTES;
+    const segment = { index, start, end, at, words };
+    at += words;
     return segment;
   });
 }

@@ -8,8 +8,9 @@ import type { Backend } from "../backend/backend.ts";
 import type { ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import { type DType, elementCount, type Shape } from "../tensor/shape.ts";
+import { Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Segment, segmentBounds } from "../transport/collectives.ts";
+import { pairedSegment, type Segment } from "../transport/collectives.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
 import { concatenate, packedSegments, totalLength } from "./segments.ts";
@@ -76,18 +77,21 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
   let onHost: ReadonlyMap<ShardedTensor, Float32Array> | undefined;
 
   function kept(size: number): Segment {
-    return segmentBounds(size, ranks, rank);
+    return pairedSegment(size, ranks, rank);
   }
 
-  /** Reads this rank's segments from the device. */
+  /** Reads this rank's segments from the device, as they lie there. */
   async function refresh(): Promise<void> {
     const earlier = onHost; // memory that is used again
-    const values = await backend.readAll(all.map(({ own }) => own), earlier && all.map((each) => earlier.get(each)!));
+    using scope = new Scope();
+    const words = all.map(({ own }) => scope.own(own.words()));
+    const values = await backend.readAll(words, earlier && all.map((each) => earlier.get(each)!));
     onHost = new Map(all.map((weight, i) => [weight, values[i]]));
   }
 
   function group(weights: readonly ShardedTensor[]): Pick<ParameterGroup, "prefetch" | "withWeights"> {
     const shapes = weights.map(({ shape }) => shape);
+    const dtypes = weights.map(({ own }) => own.dtype);
     let arriving: Promise<Float32Array[]> | undefined;
 
     /** Calls at once, so that ranks make their calls in the same order. */
@@ -112,10 +116,11 @@ export function createShardedWeights(backend: Backend, strategy: SequenceStrateg
     function open(parts: readonly Float32Array[]): void {
       for (const weight of weights) weight.open(backend.empty(weight.shape, "weights", weight.own.dtype));
       for (const [owner, part] of parts.entries()) {
-        for (const { index, start, end, at } of packedSegments(shapes, ranks, owner)) {
+        for (const { index, start, end, at, words } of packedSegments(shapes, ranks, owner, dtypes)) {
           if (start === end) continue;
           using target = weights[index].whole.elements(start, end);
-          backend.write(target, part.subarray(at, at + end - start));
+          using targetWords = target.words();
+          backend.write(targetWords, part.subarray(at, at + words));
         }
         release(part);
       }

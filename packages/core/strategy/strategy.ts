@@ -111,7 +111,7 @@ export interface SequenceStrategy {
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
   reduceGradients(gradients: readonly Tensor[]): Promise<void>;
   /**
-   * Puts this rank's segment of the sum over ranks into every gradient, `segmentBounds(size, ranks, rank)` of its
+   * Puts this rank's segment of the sum over ranks into every gradient, `pairedSegment(size, ranks, rank)` of its
    * elements; the others stay as they are.
    */
   reduceScatterGradients(gradients: readonly Tensor[]): Promise<void>;

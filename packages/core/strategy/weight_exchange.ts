@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { addFloats, bytesOf, floatsOf, segmentBounds } from "../transport/collectives.ts";
+import { addFloats, bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import { SharedMemory } from "../transport/shared_memory.ts";
@@ -60,12 +60,12 @@ export async function allGatherWeights(
   memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
-  const own = weights.map((weight) => segmentOf(weight, group, group.rank));
+  const own = weights.map((weight) => segmentWords(weight, group, group.rank));
   try {
     await forEachRead(backend, memory, own, async (values, i) => {
       const parts = await group.allGather(bytesOf(values));
       for (const [rank, part] of parts.entries()) {
-        using segment = segmentOf(weights[i], group, rank);
+        using segment = segmentWords(weights[i], group, rank);
         if (rank !== group.rank && part.length > 0) backend.write(segment, floatsOf(part));
         release(part);
       }
@@ -122,8 +122,14 @@ export async function gatherValuesToFirst(
 
 /** Handle on the elements of a tensor that a rank owns; freed by the receiver. */
 function segmentOf(tensor: Tensor, { size }: ProcessGroup, rank: number): Tensor {
-  const { start, end } = segmentBounds(tensor.size, size, rank);
+  const { start, end } = pairedSegment(tensor.size, size, rank);
   return tensor.elements(start, end);
+}
+
+/** The bytes of {@linkcode segmentOf} as they are. */
+function segmentWords(tensor: Tensor, group: ProcessGroup, rank: number): Tensor {
+  using segment = segmentOf(tensor, group, rank);
+  return segment.words();
 }
 
 /**

@@ -50,6 +50,16 @@ export function segmentBounds(length: number, size: number, index: number): Segm
   return { start, end: start + short + (index < longer ? 1 : 0) };
 }
 
+/**
+ * As {@linkcode segmentBounds}, but in pairs of elements where their number is even: of numbers of 16 bits, two of which
+ * lie in a word, a segment is then whole words.
+ */
+export function pairedSegment(length: number, size: number, index: number): Segment {
+  if (length % 2 !== 0) return segmentBounds(length, size, index);
+  const { start, end } = segmentBounds(length / 2, size, index);
+  return { start: 2 * start, end: 2 * end };
+}
+
 /** Everyone's data on every rank; in round i, each rank passes on what it got in round i − 1. */
 export async function allGather(group: Exchange, data: Uint8Array, label: string): Promise<Bytes[]> {
   const { rank, size } = group;
@@ -257,7 +267,7 @@ async function shift(group: Exchange, data: Uint8Array, label: string): Promise<
 }
 
 function segment(data: Float32Array, size: number, index: number): Float32Array {
-  const { start, end } = segmentBounds(data.length, size, index);
+  const { start, end } = pairedSegment(data.length, size, index);
   return data.subarray(start, end);
 }
 

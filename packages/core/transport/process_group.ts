@@ -71,7 +71,7 @@ export interface ProcessGroup {
   allGather(data: Uint8Array): Promise<Uint8Array<ArrayBuffer>[]>;
 
   /**
-   * Sums `data` over the ranks and returns this rank's segment of the sum, `segmentBounds(data.length, size, rank)`.
+   * Sums `data` over the ranks and returns this rank's segment of the sum, `pairedSegment(data.length, size, rank)`.
    * `data` must be equally long everywhere and is left as it is.
    *
    * Sends the bytes of all segments but this rank's own (ring), n floats of a segment in ⌊n / 262 144⌋ + 1 messages.
