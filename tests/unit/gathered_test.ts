@@ -77,7 +77,7 @@ Deno.test("the weights of the next layer travel while one computes, and one laye
       for (const layer of layers.toReversed()) x = await layer.backward(x, saved.pop()!);
       x.free();
       for (const gradient of (await states.takeGradients()).values()) {
-        assertEquals([...gradient], [3, 3, 3, 3, 3, 3], "1 of rank 0 and 2 of rank 1");
+        assertEquals([...gradient], Array.from({ length: SIZE }, () => 3), "1 of rank 0 and 2 of rank 1");
       }
       states.free();
       assertEquals(backend.ledger.liveBytes(), 0);

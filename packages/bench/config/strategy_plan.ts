@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ModelConfig, TrainConfig } from "@mst/core";
+import { checkPrecision, checkUpdateInBackward, type ModelConfig, type TrainConfig } from "@mst/core";
 import type { BenchFlags } from "../cli/flags.ts";
 import { STRATEGY_NAMES, strategyEntry, type StrategyName } from "../scenario.ts";
 import type { PlannedRun, RunConfig } from "./run_config.ts";
@@ -34,12 +34,14 @@ export function planStrategies(single: RunConfig, flags: BenchFlags, gpus: reado
 
 function planned(control: RunConfig, topology: NamedTopology, flags: BenchFlags): PlannedRun {
   const { strategy, mesh } = topology;
-  const { check, splitsWeights } = strategyEntry(strategy);
+  const { check, splitsWeights, activations } = strategyEntry(strategy);
   const train: TrainConfig = splitsWeights ? { ...control.train, shard: "none" } : control.train;
   const config: RunConfig = { ...control, ...topology, train, memoryBudgetBytes: flags["memory-budget"] };
   const name = mesh ? `${strategy} ${mesh.ulysses} x ${mesh.ring}` : strategy;
   try {
     check(config, train, config.model);
+    checkPrecision(config.model, train, { name: strategy, activations });
+    checkUpdateInBackward(config, train);
     return { name, config };
   } catch (error) {
     if (error instanceof RangeError) return { name, config, unsupported: error.message };
