@@ -34,7 +34,7 @@ const refusals: [op: keyof Ops, message: string, call: (ops: Ops, f: Make, t: Te
     "must not be used together",
     (ops, f) => ops.matmul(f([4, 4]), f([4, 4]), f([4, 4]), { transposeA: true, transposeB: true }),
   ],
-  ["matmul", "a must be f32, not u32", (ops, f) => ops.matmul(f([3, 4], "u32"), f([4, 6]), f([3, 6]))],
+  ["matmul", "a must be f32 or f16, not u32", (ops, f) => ops.matmul(f([3, 4], "u32"), f([4, 6]), f([3, 6]))],
   ["embedding", "ids must be u32, not f32", (ops, f) => ops.embedding(f([3]), f([9, 4]), f([3, 4]))],
   ["embedding", "out must be [3, 4]", (ops, f) => ops.embedding(f([3], "u32"), f([9, 4]), f([4, 3]))],
   [
