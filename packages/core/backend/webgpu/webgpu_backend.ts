@@ -21,9 +21,7 @@ import { type OpenDevice, requestDevice } from "./request_device.ts";
 import { Timestamps } from "./timestamps.ts";
 import { WebGpuOps } from "./webgpu_ops.ts";
 import { storageOf, type StorageOwner, WebGpuStorage } from "./webgpu_storage.ts";
-
-/** Bytes handed to the device at a time, since it keeps a copy of them until they have arrived. */
-const WRITE_CHUNK_BYTES = 64 * 2 ** 20;
+import { QueueWrites, StagedWrites, type Writes } from "./writes.ts";
 
 /** Turns after which Mesa's llvmpipe leaves the loops of an invocation, a guard of its own against endless ones. */
 const SOFTWARE_LOOP_TURNS = 65_535;
@@ -75,6 +73,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
   readonly #pool: BufferPool;
   readonly #queue: CommandQueue;
   readonly #readback: Readback;
+  readonly #writes: Writes;
   readonly #timestamps?: Timestamps;
 
   /**
@@ -110,6 +109,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
       destroy: (buffer) => this.#destroyBuffer(buffer),
     });
     this.#readback = new Readback(device, this.#queue, this.#errors, { mapping });
+    this.#writes = provider.mapsMemory ? new StagedWrites(device) : new QueueWrites(device.queue);
     this.ops = new WebGpuOps(this.#queue);
   }
 
@@ -135,16 +135,11 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.#errors.check();
     const { buffer } = storageOf(tensor);
     const written = deviceData(tensor, data);
-    const bytesEach = written.BYTES_PER_ELEMENT;
     // What the queue writes is done before the batch that is still open.
     if (this.#queue.uses(buffer)) this.#queue.flush();
-    const chunk = WRITE_CHUNK_BYTES / bytesEach;
+    const bytes = new Uint8Array(written.buffer, written.byteOffset, written.byteLength);
     this.#errors.guard({ what: () => `write a tensor of shape [${tensor.shape}]` }, () => {
-      for (let start = 0; start < written.length; start += chunk) {
-        const part = written.subarray(start, start + chunk) as Float32Array<ArrayBuffer>;
-        this.#device.queue.writeBuffer(buffer.gpu, (tensor.offset + start) * bytesEach, part);
-        if (start + chunk < written.length) this.#device.queue.submit([]);
-      }
+      this.#writes.write(buffer.gpu, tensor.offset * written.BYTES_PER_ELEMENT, bytes);
     });
   }
 
@@ -219,6 +214,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.#errors.close();
     this.#pool.destroyAll();
     this.#readback.destroyAll();
+    this.#writes.destroyAll();
     // Memory of destroyed buffers comes back when the device has done what uses them, and only while it exists.
     if (!this.#errors.lost) await this.#device.queue.onSubmittedWorkDone();
     this.#device.destroy();
