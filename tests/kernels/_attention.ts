@@ -7,9 +7,11 @@
 import type { AttentionShape, Ops } from "../../packages/core/backend/ops.ts";
 import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
-import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
+import {
+  attentionBackward,
+  type AttentionBackwardOptions,
+} from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
 import type { ForwardVariant } from "../../packages/core/backend/webgpu/kernels/attention_forward_variant.ts";
-import type { MatrixVariant } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
 import type { AttentionVariant, VariantDevice } from "../../packages/core/backend/webgpu/kernels/attention_variant.ts";
 import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
@@ -152,7 +154,7 @@ export interface ForcedOptions extends Partial<VariantDevice> {
   /** How to compute the forward instead. */
   readonly forwardVariant?: ForwardVariant;
   /** How to compute the backward instead. */
-  readonly backwardVariant?: MatrixVariant;
+  readonly backward?: AttentionBackwardOptions;
   /** Sees every dispatch. */
   readonly onRun?: (call: KernelCall) => void;
 }
@@ -160,7 +162,7 @@ export interface ForcedOptions extends Partial<VariantDevice> {
 /** The ops of a backend with every kernel computed by one variant, or for a device with other limits. */
 export function forcedOps(
   backend: WebGpuBackend,
-  { variant, forwardVariant, backwardVariant, onRun, ...device }: ForcedOptions,
+  { variant, forwardVariant, backward, onRun, ...device }: ForcedOptions,
 ): AttentionOps {
   const changed: Partial<Dispatcher> = {
     ...device,
@@ -182,8 +184,9 @@ export function forcedOps(
     attentionDelta: (out, dOut, delta, heads) => backend.ops.attentionDelta(out, dOut, delta, heads),
     attentionBackward: (inputs, dOut, logSumExp, delta, gradients, shape) =>
       attentionBackward(dispatcher, inputs, dOut, logSumExp, delta, gradients, shape, {
-        queryVariant: backwardVariant ?? variant,
-        keyVariant: backwardVariant ?? variant,
+        queryVariant: variant,
+        keyVariant: variant,
+        ...backward,
       }),
   };
 }

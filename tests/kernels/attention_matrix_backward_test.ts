@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { matrixKeyGradient } from "../../packages/core/backend/webgpu/kernels/attention_matrix_backward.ts";
 import { chooseMatrixVariant, matrices } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
 import { gpuTest } from "../_support/gpu.ts";
@@ -14,16 +14,17 @@ import {
   zigZag,
 } from "./_attention.ts";
 
-/** Matrices side by side, and one below the other in several steps a tile; each variant takes seconds to compile. */
-const WIDE = matrices(16, 2, 32, 32, "emulated");
-const TALL = matrices(32, 2, 32, 16, "emulated");
+/** Matrices one by one, in two steps a tile. */
+const SMALL = matrices(16, 2, 32, 16, { unit: "emulated" });
+/** Matrices one below the other, of teams whose own rows do not fit the tiles at once. */
+const TALL = matrices(32, 2, 16, 16, { unit: "emulated" });
 
 const CASES: Readonly<Record<string, AttentionCase>> = {
   "grouped heads, 2 sequences, ragged": {
     batch: 2,
     heads: 4,
     kvHeads: 2,
-    headDim: 32,
+    headDim: 16,
     queries: positions(41),
     keys: positions(41),
   },
@@ -31,7 +32,7 @@ const CASES: Readonly<Record<string, AttentionCase>> = {
     batch: 1,
     heads: 2,
     kvHeads: 1,
-    headDim: 32,
+    headDim: 16,
     queries: zigZag(0, 2, 21),
     keys: zigZag(1, 2, 17),
   },
@@ -39,7 +40,7 @@ const CASES: Readonly<Record<string, AttentionCase>> = {
     batch: 1,
     heads: 1,
     kvHeads: 1,
-    headDim: 32,
+    headDim: 16,
     queries: positions(50),
     keys: positions(33, 21),
   },
@@ -63,7 +64,7 @@ const RESULTS = results({ absolute: 1e-2, relative: 2e-3 });
 
 for (const [name, attentionCase] of Object.entries(CASES)) {
   gpuTest(`attention backward by matrices of ${name}`, async (backend) => {
-    const forced = forcedOps(backend, { backwardVariant: attentionCase.documents ? TALL : WIDE });
+    const forced = forcedOps(backend, { backward: { queryVariant: SMALL, keyVariant: SMALL } });
     const shape = shapeOf(attentionCase);
     await assertOpMatchesReference(backend, {
       inputs: halfInputsOf(attentionCase),
@@ -73,8 +74,19 @@ for (const [name, attentionCase] of Object.entries(CASES)) {
   });
 }
 
+gpuTest("gradient of queries by several matrices a team", async (backend) => {
+  const attentionCase = { batch: 1, heads: 2, kvHeads: 1, headDim: 32, queries: positions(75), keys: positions(75) };
+  const forced = forcedOps(backend, { backward: { queryVariant: TALL } });
+  const shape = shapeOf(attentionCase);
+  await assertOpMatchesReference(backend, {
+    inputs: halfInputsOf(attentionCase),
+    run: (ops, tensors) => runAttention(ops === backend.ops ? forced : ops, tensors, shape),
+    results: RESULTS,
+  }, ["own"]);
+});
+
 Deno.test("attention backward refuses matrices that rows are not shared out evenly by", () => {
-  for (const variant of [matrices(16, 2, 16, 16), matrices(16, 1, 64, 16), matrices(32, 4, 32, 16)]) {
+  for (const variant of [matrices(16, 2, 16, 16), matrices(16, 1, 64, 16), matrices(48, 2, 32, 16)]) {
     assertThrows(() => matrixKeyGradient(variant, 16, { ranged: false }), RangeError, "shared out evenly");
   }
 });
@@ -91,7 +103,12 @@ Deno.test("attention backward takes matrices where the device has them and the h
   const features = { f16: true, subgroups: true, subgroupMatrix: true };
   const none = { ...features, subgroupMatrix: false };
   for (const kernel of ["attention_dq", "attention_dkv"] as const) {
-    for (const headDim of [64, 128]) assert(chooseMatrixVariant(kernel, headDim, { features, limits }));
+    for (const headDim of [64, 128]) {
+      for (const bufferView of [false, true]) {
+        const variant = chooseMatrixVariant(kernel, headDim, { features: { ...features, bufferView }, limits });
+        assertEquals(variant?.views, bufferView);
+      }
+    }
     assertEquals(chooseMatrixVariant(kernel, 72, { features, limits }), undefined);
     assertEquals(chooseMatrixVariant(kernel, 64, { features: none, limits }), undefined);
     const small = { ...limits, maxWorkgroupMemoryBytes: 16_384 };

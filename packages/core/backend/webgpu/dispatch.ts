@@ -96,6 +96,8 @@ export interface KernelFeatures {
   readonly subgroups: boolean;
   /** Whether kernels may use subgroup matrices 16×16×16, f16 × f16 → f32, in subgroups that all have 32 invocations. */
   readonly subgroupMatrix: boolean;
+  /** Whether kernels may see memory as several types (`requires buffer_view`). Left out: they may not. */
+  readonly bufferView?: boolean;
 }
 
 /** Encodes kernels; the device runs them in order. */

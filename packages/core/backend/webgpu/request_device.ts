@@ -86,7 +86,7 @@ export async function requestDevice({ provider, profile }: RequestDeviceOptions)
   } catch (cause) {
     throw new DeviceError(`Cannot open ${deviceName}: ${(cause as Error).message}`, undefined, { cause });
   }
-  return { device, deviceName, isSoftware, features: kernelFeatures(device, info), provider };
+  return { device, deviceName, isSoftware, features: kernelFeatures(device, info, provider), provider };
 }
 
 /** Whether a device name is that of a driver that computes on the CPU. */
@@ -100,10 +100,12 @@ function nameOf({ description, device, vendor, architecture }: GPUAdapterInfo, {
   return name || [vendor, architecture].join(" ").trim() || "GPU";
 }
 
-function kernelFeatures(device: GPUDevice, info: GPUAdapterInfo): KernelFeatures {
+function kernelFeatures(device: GPUDevice, info: GPUAdapterInfo, { gpu }: Provider): KernelFeatures {
   const features = new Set<string>(device.features);
   const { subgroupMinSize, subgroupMaxSize } = info;
   const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
+  // Deno's types do not know of it.
+  const { wgslLanguageFeatures: languageFeatures } = (gpu ?? {}) as { wgslLanguageFeatures?: ReadonlySet<string> };
   const f16 = features.has("shader-f16");
   const subgroups = features.has("subgroups");
   const hasSize = subgroupMinSize === MATRIX_SUBGROUP_LANES && subgroupMaxSize === MATRIX_SUBGROUP_LANES;
@@ -112,6 +114,7 @@ function kernelFeatures(device: GPUDevice, info: GPUAdapterInfo): KernelFeatures
     subgroups,
     subgroupMatrix: f16 && subgroups && hasSize && features.has("chromium-experimental-subgroup-matrix") &&
       Array.from(subgroupMatrixConfigs).some(isWantedMatrix),
+    bufferView: languageFeatures?.has("buffer_view") ?? false,
   };
 }
 

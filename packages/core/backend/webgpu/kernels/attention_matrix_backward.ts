@@ -13,6 +13,7 @@
 
 import { LINEAR_INDEX } from "../dispatch.ts";
 import { keysOfQuery, queriesOfKey, type RangeLayout } from "./attention_bounds.ts";
+import { arraysOf, fourScores, memoryCode, placesCode, storeWeights, teamBarrier } from "./attention_matrix_memory.ts";
 import {
   type MatrixKernel,
   type MatrixShape,
@@ -87,7 +88,7 @@ interface KernelSides {
 }
 
 function kernelCode(shape: MatrixShape, kernel: MatrixKernel, layout: RangeLayout, sides: KernelSides): string {
-  const { unit, teams, tile, owned, invocations, tileElements, scoreElements, weightElements, headDim } = shape;
+  const { unit, views, teams, tile, owned, invocations, headDim } = shape;
   if (!suits(shape)) {
     throw new RangeError(
       `Cannot run ${kernel} with head dim ${headDim} by ${shape.rows} rows a team, ${teams} teams, tiles of ${tile} and ` +
@@ -109,8 +110,7 @@ function kernelCode(shape: MatrixShape, kernel: MatrixKernel, layout: RangeLayou
     bounds = vec4u(${bounds.join(", ")});
   }
   let met = workgroupUniformLoad(&bounds);
-  let scores_at = team * ${scoreElements}u;
-  let weights_at = team * ${weightElements}u;
+  ${placesCode(shape)}
   let exponent_scale = params.scale * ${LOG2_E};
   ${passes.prepare}
 ${loadOwnRows(shape, code, own)}
@@ -137,17 +137,17 @@ ${streamed.declare}
     for (var column = 0u; column < ${tile}u; column += ${shape.step}u) {
 ${scores(shape, code, 0)}
 ${scores(shape, code, 1)}
-      workgroupBarrier();
+      ${teamBarrier(shape)}
 ${weights(shape, kernel)}
-      workgroupBarrier();
+      ${teamBarrier(shape)}
 ${sums.map(({ name, weights, tile }) => accumulate(shape, code, name, weights, tile)).join("\n")}
-      workgroupBarrier();
+      ${teamBarrier(shape)}
     }
   }
   workgroupBarrier();
 ${sums.map(({ name, factor }) => addedRows(shape, code, own, name, factor)).join("\n")}
 `;
-  return `${code.head}
+  return `${views ? "requires buffer_view;\n" : ""}${code.head}
 ${
     declare(
       operands.map(({ name, holds, access }) =>
@@ -156,10 +156,7 @@ ${
       [...ATTENTION_PARAMS, ...operands.map(({ name }) => `${name}_at`)],
     )
   }${ofKeys ? queriesOfKey(layout) : keysOfQuery(layout)}${seesCode(layout)}
-var<workgroup> tiles: array<half, ${tileElements}>;
-var<workgroup> weights: array<half, ${teams * weightElements}>;
-var<workgroup> scores: array<f32, ${teams * scoreElements}>;
-${ofKeys ? `var<workgroup> numbers: array<vec2f, ${tile}>;` : ""}
+${memoryCode(shape)}${ofKeys ? `var<workgroup> numbers: array<vec2f, ${tile}>;` : ""}
 var<workgroup> bounds: vec4u;
 ${code.functions}
 @compute @workgroup_size(${invocations})
@@ -209,7 +206,7 @@ ${
       lines(step / MATRIX_SIZE, (j) => {
         const at = `${which * tile * tileStride + MATRIX_SIZE * k}u + (column + ${MATRIX_SIZE * j}u) * ${tileStride}u`;
         return `      {
-        let other = ${code.right("tiles", at, tileStride, "col_major")};
+        let other = ${code.right(arraysOf(shape).tiles, at, tileStride, "col_major")};
         ${lines(rows / MATRIX_SIZE, (i) => code.multiply(product(i, j), `own${which}_${i}_${k}`, "other"))}
       }`;
       }))
@@ -217,7 +214,7 @@ ${
 ${
     eachMatrix(shape, step, (i, j) => {
       const at = which * rows * scoreStride + MATRIX_SIZE * (i * scoreStride + j);
-      return `      ${code.store("scores", `scores_at + ${at}u`, product(i, j), scoreStride)}`;
+      return `      ${code.store(arraysOf(shape).scores, `scores_at + ${at}u`, product(i, j), scoreStride)}`;
     })
   }`;
 }
@@ -242,20 +239,21 @@ function ownNumbers(shape: MatrixShape): string {
   let delta_${pass} = delta[params.delta_at + number_${pass}];`);
 }
 
-/** Turns scores and gradients of weights into gradients of scores and, where keys are owned, weights. */
+/**
+ * Turns scores and gradients of weights into gradients of scores and, where keys are owned, weights. All are read before
+ * any is written, as they may share memory.
+ */
 function weights(shape: MatrixShape, kernel: MatrixKernel): string {
   const { rows, scoreStride } = shape;
   const ofKeys = kernel === "attention_dkv";
   const passes = passesOf(shape);
-  const four = (at: string) => `vec4f(${[0, 1, 2, 3].map((i) => `scores[${at} + ${i}u]`).join(", ")})`;
   const numbers = ofKeys ? [0, 1, 2, 3].map((i) => `numbers[column + ${passes.column} + ${i}u]`) : [];
-  const store = (at: string, value: string) =>
-    [0, 1, 2, 3].map((i) => `weights[${at} + ${i}u] = to_half(${value}.${"xyzw"[i]});`).join(" ");
   const sees = (pass: number, i: number) => {
     const own = `first_row + team * ${rows}u + ${passes.row(pass)}`;
     const other = `start + column + ${passes.column} + ${i}u`;
     return `sees(sequence, ${ofKeys ? `${other}, ${own}` : `${own}, ${other}`})`;
   };
+  const second = `${rows * scoreStride}u`;
   return `${
     ofKeys
       ? `      let lse_4 = vec4f(${numbers.map((number) => `${number}.x`).join(", ")});
@@ -264,18 +262,24 @@ function weights(shape: MatrixShape, kernel: MatrixKernel): string {
   }
 ${
     lines(passes.count, (pass) => `
-      {
-        let place = ${passes.row(pass)} * ${scoreStride}u + ${passes.column};
-        let score = ${four("scores_at + place")};
-        let d_weight = ${four(`scores_at + ${rows * scoreStride}u + place`)};
-        var weight = exp2(score * exponent_scale - ${ofKeys ? "lse_4" : `lse_${pass}`});
-        if (!is_whole) {
-          weight = select(vec4f(0.0), weight, vec4<bool>(${[0, 1, 2, 3].map((i) => sees(pass, i)).join(", ")}));
-        }
-        let d_score = weight * (d_weight - ${ofKeys ? "delta_4" : `delta_${pass}`});
-        ${store("weights_at + place", "d_score")}
-        ${ofKeys ? store(`weights_at + ${rows * scoreStride}u + place`, "weight") : ""}
-      }`)
+      let place_${pass} = ${passes.row(pass)} * ${scoreStride}u + ${passes.column};
+      let score_${pass} = ${fourScores(shape, `scores_at + place_${pass}`)};
+      let d_weight_${pass} = ${fourScores(shape, `scores_at + ${second} + place_${pass}`)};
+      var weight_${pass} = exp2(score_${pass} * exponent_scale - ${ofKeys ? "lse_4" : `lse_${pass}`});`)
+  }
+      if (!is_whole) {
+${
+    lines(passes.count, (pass) => {
+      const seen = [0, 1, 2, 3].map((i) => sees(pass, i)).join(", ");
+      return `        weight_${pass} = select(vec4f(0.0), weight_${pass}, vec4<bool>(${seen}));`;
+    })
+  }
+      }
+${
+    lines(passes.count, (pass) => `
+      let d_score_${pass} = weight_${pass} * (d_weight_${pass} - ${ofKeys ? "delta_4" : `delta_${pass}`});
+      ${storeWeights(shape, `weights_at + place_${pass}`, `d_score_${pass}`)}
+      ${ofKeys ? storeWeights(shape, `weights_at + ${second} + place_${pass}`, `weight_${pass}`) : ""}`)
   }`;
 }
 
@@ -286,7 +290,9 @@ function accumulate(shape: MatrixShape, code: MatrixCode, name: string, which: 0
 ${
     eachMatrix(shape, step, (i, j) => {
       const at = which * rows * scoreStride + MATRIX_SIZE * (i * scoreStride + j);
-      return `        let weights_${i}_${j} = ${code.left("weights", `weights_at + ${at}u`, scoreStride)};`;
+      return `        let weights_${i}_${j} = ${
+        code.left(arraysOf(shape).weights, `weights_at + ${at}u`, scoreStride)
+      };`;
     })
   }
 ${
@@ -294,7 +300,7 @@ ${
       lines(step / MATRIX_SIZE, (j) => {
         const at = `${from * tile * tileStride + MATRIX_SIZE * e}u + (column + ${MATRIX_SIZE * j}u) * ${tileStride}u`;
         return `        {
-          let other = ${code.right("tiles", at, tileStride)};
+          let other = ${code.right(arraysOf(shape).tiles, at, tileStride)};
           ${lines(rows / MATRIX_SIZE, (i) => code.multiply(`${name}_${i}_${e}`, `weights_${i}_${j}`, "other"))}
         }`;
       }))

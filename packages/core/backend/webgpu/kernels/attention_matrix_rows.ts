@@ -5,6 +5,7 @@
  * @module
  */
 
+import { arraysOf, fourScores, storePiece } from "./attention_matrix_memory.ts";
 import type { MatrixShape } from "./attention_matrix_variant.ts";
 import { lines, LOG2_E, UNREACHED } from "./attention_wgsl.ts";
 import { MATRIX_SIZE, type MatrixCode, TEAM } from "./matrix_unit.ts";
@@ -26,39 +27,46 @@ function pieceAt({ headDim }: MatrixShape, name: string, { count, heads }: OwnRo
   return `params.${name}_at + ((sequence * ${count} + ${row}) * ${heads} + ${head}) * ${headDim / 8}u + piece`;
 }
 
-/** Stores eight elements, the vec4u `value`, in the tiles. */
-function storePiece(at: string, value: string): string {
-  const pairs = lines(4, (i) => `
-      let pair_${i} = halves(${value}.${"xyzw"[i]});
-      tiles[to + ${2 * i}u] = pair_${i}.x;
-      tiles[to + ${2 * i + 1}u] = pair_${i}.y;`);
-  return `
-    {
-      let to = ${at};${pairs}
-    }`;
+/**
+ * Declares `own0_i_k` and `own1_i_k`, the matrices of a team's own rows, which pass through the memory of the tiles, those
+ * of some teams after those of others where they do not fit at once.
+ */
+export function loadOwnRows(shape: MatrixShape, code: MatrixCode, own: OwnRows): string {
+  const { rows, owned, headDim, tile } = shape;
+  const passing = Math.min(owned, 2 * tile);
+  const each = (line: (i: number, k: number) => string) =>
+    lines(rows / MATRIX_SIZE, (i) => lines(headDim / MATRIX_SIZE, (k) => line(i, k)));
+  return own.names.map((name, which) =>
+    `${each((i, k) => `  var own${which}_${i}_${k} = Left();`)}
+  for (var part = 0u; part < ${Math.ceil(owned / passing)}u; part++) {
+    workgroupBarrier();
+${passOwnRows(shape, own, name, passing)}
+    workgroupBarrier();
+    if (team / ${passing / rows}u == part) {
+${
+      each((i, k) => {
+        const row = `(team % ${passing / rows}u * ${rows}u + ${MATRIX_SIZE * i}u)`;
+        const at = `${row} * ${shape.tileStride}u + ${MATRIX_SIZE * k}u`;
+        return `      own${which}_${i}_${k} = ${code.left(arraysOf(shape).tiles, at, shape.tileStride)};`;
+      })
+    }
+    }
+  }`
+  ).join("\n");
 }
 
-/** Declares `own0_i_k` and `own1_i_k`, the matrices of a team's own rows, which pass through the memory of the tiles. */
-export function loadOwnRows(shape: MatrixShape, code: MatrixCode, own: OwnRows): string {
-  const { rows, owned, headDim, invocations, tileStride } = shape;
+/** Stores own rows in the tiles, those of number `part` of as many rows. */
+function passOwnRows(shape: MatrixShape, own: OwnRows, name: string, count: number): string {
+  const { headDim, invocations, tileStride } = shape;
   const pieces = headDim / 8;
-  return own.names.map((name, which) => `
-  workgroupBarrier();
-  for (var at = local; at < ${owned * pieces}u; at += ${invocations}u) {
-    let row = first_row + at / ${pieces}u;
+  return `  for (var at = local; at < ${count * pieces}u; at += ${invocations}u) {
+    let row = first_row + part * ${count}u + at / ${pieces}u;
     let piece = at % ${pieces}u;
     let loaded = ${name}[${pieceAt(shape, name, own, "head", `min(row, ${own.count} - 1u)`)}];
-    let value = select(vec4u(), loaded, row < ${own.count});
-    ${storePiece(`at / ${pieces}u * ${tileStride}u + piece * 8u`, "value")}
+    let value = select(vec4u(), loaded, row < ${own.count});${
+    storePiece(shape, `at / ${pieces}u * ${tileStride}u + piece * 8u`, "value")
   }
-  workgroupBarrier();
-${
-    lines(rows / MATRIX_SIZE, (i) =>
-      lines(headDim / MATRIX_SIZE, (k) => {
-        const at = `(team * ${rows}u + ${MATRIX_SIZE * i}u) * ${tileStride}u + ${MATRIX_SIZE * k}u`;
-        return `  let own${which}_${i}_${k} = ${code.left("tiles", at, tileStride)};`;
-      }))
-  }`).join("\n");
+  }`;
 }
 
 /** Statements that bring tiles into workgroup memory. */
@@ -106,7 +114,11 @@ ${
     }`,
     store: `${
       each((_, which, u) =>
-        storePiece(`${which * tile * tileStride}u + ${row(u)} * ${tileStride}u + piece * 8u`, `piece${which}_${u}`)
+        storePiece(
+          shape,
+          `${which * tile * tileStride}u + ${row(u)} * ${tileStride}u + piece * 8u`,
+          `piece${which}_${u}`,
+        )
       )
     }
 ${numbers ? `    if (local < ${tile}u) { numbers[local] = number; }` : ""}`,
@@ -122,7 +134,9 @@ ${
     lines(rows / MATRIX_SIZE, (i) =>
       lines(step / MATRIX_SIZE, (j) => {
         const at = `scores_at + ${MATRIX_SIZE * (i * scoreStride + j)}u`;
-        return `  ${code.store("scores", at, `${name}_${i}_${part * step / MATRIX_SIZE + j}`, scoreStride)}`;
+        return `  ${
+          code.store(arraysOf(shape).scores, at, `${name}_${i}_${part * step / MATRIX_SIZE + j}`, scoreStride)
+        }`;
       }))
   }
   workgroupBarrier();
@@ -133,12 +147,12 @@ ${
       let sums = scores_at + at / ${perRow}u * ${scoreStride}u + at % ${perRow}u * 8u;
       let to = ${pieceAt(shape, name, own, "head", "row")};
       var words = ${name}[to];
-      ${
-    lines(4, (i) => {
-      const added = `vec2f(scores[sums + ${2 * i}u], scores[sums + ${2 * i + 1}u])${factor}`;
-      return `words.${"xyzw"[i]} = pack2x16float(unpack2x16float(words.${"xyzw"[i]}) + ${added});`;
-    })
-  }
+      let low = ${fourScores(shape, "sums")}${factor};
+      let high = ${fourScores(shape, "sums + 4u")}${factor};
+      words.x = pack2x16float(unpack2x16float(words.x) + low.xy);
+      words.y = pack2x16float(unpack2x16float(words.y) + low.zw);
+      words.z = pack2x16float(unpack2x16float(words.z) + high.xy);
+      words.w = pack2x16float(unpack2x16float(words.w) + high.zw);
       ${name}[to] = words;
     }
   }

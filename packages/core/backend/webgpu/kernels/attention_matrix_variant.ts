@@ -16,6 +16,12 @@ export interface MatrixVariant {
   readonly kind: "matrices";
   /** How matrices are multiplied. */
   readonly unit: MatrixUnit;
+  /**
+   * Whether workgroup memory is seen as several types, so that rows are stored 16 bytes at a time and weights lie over
+   * the scores that they come from. Barriers between what a team stores and loads itself are then left out, too: it is a
+   * subgroup, whose instructions reach memory in their order.
+   */
+  readonly views: boolean;
   /** Rows that a team owns, a multiple of 16. */
   readonly rows: number;
   /** Teams of a workgroup. */
@@ -49,7 +55,7 @@ export interface MatrixShape extends MatrixVariant {
 
 /** Works out the sizes of a variant. */
 export function matrixShape(variant: MatrixVariant, kernel: MatrixKernel, headDim: number): MatrixShape {
-  const { unit, rows, teams, tile, step } = variant;
+  const { unit, views, rows, teams, tile, step } = variant;
   const tileStride = headDim + 8;
   const scoreStride = step + 8;
   const tileElements = 2 * tile * tileStride;
@@ -67,17 +73,18 @@ export function matrixShape(variant: MatrixVariant, kernel: MatrixKernel, headDi
     tileElements,
     scoreElements,
     weightElements,
-    memoryBytes: halfBytes * (tileElements + teams * weightElements) + 4 * (teams * scoreElements + numbers) + 16,
+    memoryBytes: halfBytes * (tileElements + (views ? 0 : teams * weightElements)) +
+      4 * (teams * scoreElements + numbers) + 16,
   };
 }
 
 /**
  * Whether rows are shared out evenly: each invocation loads one piece of eight columns of as many rows and at most one
- * row's numbers, own rows pass through the tiles, and sums leave by as many columns as scores have.
+ * row's numbers, own rows of whole teams pass through both tiles, and sums leave by as many columns as scores have.
  */
-export function suits({ headDim, invocations, owned, tile, step }: MatrixShape): boolean {
+export function suits({ headDim, invocations, rows, tile, step }: MatrixShape): boolean {
   return headDim % step === 0 && invocations % (headDim / 8) === 0 && tile * headDim / 8 % invocations === 0 &&
-    tile <= invocations && owned <= 2 * tile;
+    tile <= invocations && 2 * tile % rows === 0;
 }
 
 /** Shorthand for a {@linkcode MatrixVariant}. */
@@ -86,9 +93,9 @@ export function matrices(
   teams: number,
   tile: number,
   step: number,
-  unit: MatrixUnit = "subgroup",
+  { unit = "subgroup", views = false }: { unit?: MatrixUnit; views?: boolean } = {},
 ): MatrixVariant {
-  return { kind: "matrices", unit, rows, teams, tile, step };
+  return { kind: "matrices", unit, views, rows, teams, tile, step };
 }
 
 /** Variants by kernel and head dim; the first that is meant for the head dim and fits the device is taken. */
@@ -96,11 +103,15 @@ const MATRIX_VARIANTS: Readonly<
   Record<MatrixKernel, readonly { readonly maxHeadDim: number; readonly variant: MatrixVariant }[]>
 > = {
   attention_dq: [
-    { maxHeadDim: 64, variant: matrices(16, 4, 32, 32) },
+    { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
   ],
   attention_dkv: [
-    { maxHeadDim: 64, variant: matrices(16, 4, 32, 32) },
+    { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
   ],
 };
@@ -117,7 +128,8 @@ export function chooseMatrixVariant(
   if (!features.subgroupMatrix || headDim % MATRIX_SIZE !== 0) return undefined;
   return MATRIX_VARIANTS[kernel].find(({ maxHeadDim, variant }) => {
     const shape = matrixShape(variant, kernel, headDim);
-    return headDim <= maxHeadDim && suits(shape) && shape.invocations <= limits.maxInvocations &&
+    return headDim <= maxHeadDim && suits(shape) && (features.bufferView || !variant.views) &&
+      shape.invocations <= limits.maxInvocations &&
       shape.memoryBytes <= limits.maxWorkgroupMemoryBytes;
   })?.variant;
 }
