@@ -18,13 +18,23 @@ export function searchesPerRow({ ranged }: RangeLayout): number {
   return ranged ? 2 : 1;
 }
 
-/** `visible_keys(sequence, query)` and, with ranges, `first_key(sequence, query)`. */
+/**
+ * `visible_keys(sequence, query)` and, with ranges, `first_key(sequence, query)`. Where the positions of keys follow one
+ * another, the first one tells the bound; a search, whose loads wait for one another, is left for where they do not.
+ */
 export function keysOfQuery(layout: RangeLayout): string {
   const search = (name: string, side: "first" | "last", isBefore: string) => `
 fn ${name}(sequence: u32, query: u32) -> u32 {
   let position = ${positionOf(layout, "query", side)};
   var low = 0u;
   var high = params.keys;
+  if (high == 0u) { return 0u; }
+  let start = key_positions[params.key_positions_at];
+  let told = min(select(0u, position - start${side === "last" ? " + 1u" : ""}, position >= start), high);
+  if ((told == 0u || key_positions[params.key_positions_at + max(told, 1u) - 1u] ${isBefore} position) &&
+      (told == high || !(key_positions[params.key_positions_at + min(told, high - 1u)] ${isBefore} position))) {
+    return told;
+  }
   while (low < high) {
     let middle = low + (high - low) / 2u;
     if (key_positions[params.key_positions_at + middle] ${isBefore} position) { low = middle + 1u; } else { high = middle; }
