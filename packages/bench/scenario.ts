@@ -80,6 +80,7 @@ const STRATEGIES = {
   ulysses: {
     isParallel: true,
     placements: [],
+    activations: ["f32", "f16"],
     check: ({ ranks }, { seqTokens }, model) => {
       checkTokenSplit(seqTokens, ranks);
       checkHeadSplit(model, ranks);
@@ -100,6 +101,7 @@ const STRATEGIES = {
   usp: {
     isParallel: true,
     placements: ["zigzag", "contiguous"],
+    activations: ["f32", "f16"],
     check: ({ ranks, mesh }, { seqTokens }, model) => {
       checkTokenSplit(seqTokens, ranks);
       checkHeadSplit(model, mesh?.ulysses ?? 1);

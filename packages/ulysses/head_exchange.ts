@@ -10,6 +10,7 @@
 import {
   type Backend,
   bytesOf,
+  type DType,
   type ExchangeClock,
   floatsOf,
   type ProcessGroup,
@@ -18,7 +19,6 @@ import {
   type Shape,
   type SharedMemory,
   type Tensor,
-  tensorFrom,
   type TokenPartition,
 } from "@mst/core";
 import { firstColumn, type HeadColumns, isFirstCopy, ownColumns } from "./head_layout.ts";
@@ -39,7 +39,10 @@ export interface HeadExchangeOptions {
   readonly partition: TokenPartition;
 }
 
-/** A pair of exchanges, each the backward of the other. Both take over their tensors; the caller owns the results. */
+/**
+ * A pair of exchanges, each the backward of the other. Both take over their tensors, which are of one element type; the
+ * caller owns the results.
+ */
 export interface HeadExchange {
   /** From the own tokens and all heads [B·S_local, all] to all tokens and the own heads [B·S, own]. */
   toHeads(tensors: readonly Tensor[], columns: readonly HeadColumns[]): Promise<Tensor[]>;
@@ -80,7 +83,7 @@ export function createHeadExchange(
     copy: (tensor: Tensor, to: number, block: Tensor, columns: HeadColumns) => void,
   ): Tensor[] {
     const parts = ranks.map((to) => {
-      const part = backend.empty([rows(to) * ownColumns(columns)], "communication");
+      const part = backend.empty([rows(to) * ownColumns(columns)], "communication", tensors[0].dtype);
       eachBlock(part, rows(to), columns, (block, i) => copy(tensors[i], to, block, columns[i]));
       return part;
     });
@@ -96,25 +99,29 @@ export function createHeadExchange(
     using scope = new Scope();
     const ownPart = scope.own(parts[rank]);
     const others = parts.filter((part) => part !== ownPart);
-    const values = others.map(({ size }) => memory.floats(size));
-    const reading = backend.readAll(others, values);
-    others.forEach((part) => part.free());
+    const words = others.map((part) => part.words()); // travel as they lie
+    const values = words.map(({ size }) => memory.floats(size));
+    const reading = backend.readAll(words, values);
+    [...words, ...others].forEach((part) => part.free());
     await reading;
     const outgoing = values.values();
     const messages = parts.map((part) => part === ownPart ? new Uint8Array(0) : bytesOf(outgoing.next().value!));
     const received = await clock.exchange(() => group.allToAll(messages));
     values.forEach((array) => memory.give(array));
 
-    const results = shapes.map((shape) => scope.own(backend.empty(shape, "activations")));
+    const { dtype } = ownPart;
+    const results = shapes.map((shape) => scope.own(backend.empty(shape, "activations", dtype)));
     for (const from of ranks) {
-      using part = from === rank ? ownPart.share() : upload(received[from], rows(from) * ownColumns(columns));
+      using part = from === rank ? ownPart.share() : upload(received[from], rows(from) * ownColumns(columns), dtype);
       eachBlock(part, rows(from), columns, (block, i) => place(block, from, results[i], columns[i]));
     }
     return results.map((result) => scope.release(result));
   }
 
-  function upload(bytes: Uint8Array<ArrayBuffer>, elements: number): Tensor {
-    const part = tensorFrom(backend, floatsOf(bytes), [elements], "communication");
+  function upload(bytes: Uint8Array<ArrayBuffer>, elements: number, dtype: DType): Tensor {
+    const part = backend.empty([elements], "communication", dtype);
+    using words = part.words();
+    backend.write(words, floatsOf(bytes));
     release(bytes);
     return part;
   }

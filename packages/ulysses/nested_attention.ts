@@ -13,7 +13,7 @@ import {
   type AttentionShape,
   checkTokenSplit,
   contiguousPartition,
-  ELEMENT_BYTES,
+  elementBytes,
   type Saved,
   type SequenceStrategy,
   type Tensor,
@@ -90,6 +90,7 @@ export function nestedAttentionMemory(
   options?: AttentionMemoryOptions,
 ): AttentionMemory {
   const { local, qkv, out } = headLayout(shape, ranks);
+  const each = elementBytes(options?.activations ?? "f32");
   const whole = inner.partition(seqTokens);
   const groupTokens = whole.positions[inner.rank].length;
   const lengths = contiguousPartition(groupTokens, ranks).positions.map(({ length }) => shape.batch * length);
@@ -101,20 +102,20 @@ export function nestedAttentionMemory(
   const toHeads = (matrices: readonly HeadColumns[]): number => {
     const own = ownColumns(matrices);
     const packing = rows * (allColumns(matrices) + ranks * own);
-    return Math.max(packing, (allRows + rows + largestOtherRows) * own) * ELEMENT_BYTES;
+    return Math.max(packing, (allRows + rows + largestOtherRows) * own) * each;
   };
   /** The same back. */
   const toSequence = (matrices: readonly HeadColumns[]): number => {
     const own = ownColumns(matrices);
-    return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own)) * ELEMENT_BYTES;
+    return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own)) * each;
   };
 
   const memory = inner.attentionMemory(local, whole, options);
   // The output goes back while inner keeps it, so that packing adds the parts alone.
-  const returned = Math.max(allRows * out.own, rows * (out.all + 2 * out.own)) * ELEMENT_BYTES;
+  const returned = Math.max(allRows * out.own, rows * (out.all + 2 * out.own)) * each;
   return {
     heldBytes: memory.heldBytes,
-    savedBytes: memory.savedBytes + rows * out.all * ELEMENT_BYTES, // the output of the own tokens beside that of inner
+    savedBytes: memory.savedBytes + rows * out.all * each, // the output of the own tokens beside that of inner
     forwardBytes: Math.max(toHeads(qkv), memory.forwardBytes, memory.savedBytes + returned),
     backwardBytes: Math.max(
       memory.savedBytes + toHeads([out]),

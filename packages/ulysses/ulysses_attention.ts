@@ -48,7 +48,7 @@ export function createUlyssesAttention(
   return {
     async forward(localQ: Tensor, localK: Tensor, localV: Tensor): Promise<{ out: Tensor; saved: Saved }> {
       const [q, k, v] = await exchange.toHeads([localQ, localK, localV], qkv);
-      const ownOut = backend.empty(q.shape, "activations");
+      const ownOut = backend.empty(q.shape, "activations", q.dtype);
       const logSumExp = backend.empty([q.shape[0], local.heads], "activations");
       ops.attention(inputs(q, k, v), ownOut, logSumExp, local);
       const [out] = await exchange.toSequence([ownOut], [outColumns]);
@@ -61,8 +61,10 @@ export function createUlyssesAttention(
       ops.attentionDelta(out, localDOut, localDelta, shape.heads);
       out.free();
 
-      const [dOut, delta] = await exchange.toHeads([localDOut, localDelta], [outColumns, perHead]);
-      const gradients = [q, k, v].map((tensor) => zeros(backend, tensor.shape, "activations"));
+      const [dOut, delta] = localDOut.dtype === localDelta.dtype
+        ? await exchange.toHeads([localDOut, localDelta], [outColumns, perHead])
+        : [...await exchange.toHeads([localDOut], [outColumns]), ...await exchange.toHeads([localDelta], [perHead])];
+      const gradients = [q, k, v].map((tensor) => zeros(backend, tensor.shape, "activations", tensor.dtype));
       const [dq, dk, dv] = gradients;
       ops.attentionBackward(inputs(q, k, v), dOut, logSumExp, delta, { dq, dk, dv }, local);
       [q, k, v, logSumExp, dOut, delta].forEach((tensor) => tensor.free());

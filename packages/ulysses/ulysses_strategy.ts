@@ -13,6 +13,7 @@ import {
   createLocalAttention,
   createReplicatedWeights,
   ELEMENT_BYTES,
+  elementBytes,
   ExchangeClock,
   localAttentionMemory,
   positionBytes,
@@ -68,6 +69,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
   return {
     ...weights,
     name: "usp",
+    activations: inner.activations,
     partition: (seqTokens) => nestedPartition(inner, seqTokens, ranks),
     attention: (shape, { seqTokens }, documentStarts) =>
       ranks === 1
@@ -92,6 +94,7 @@ function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStra
   return {
     ...createReplicatedWeights(backend, group, clock),
     name: "ulysses",
+    activations: ["f32", "f16"],
     partition: (seqTokens) => contiguousPartition(seqTokens, group.size),
     attention: (shape, partition, documentStarts) =>
       isAlone
@@ -109,7 +112,7 @@ export function ulyssesAttentionMemory(
   shape: AttentionShape,
   { seqTokens, positions }: TokenPartition,
   rank: number,
-  { packed = false }: AttentionMemoryOptions = {},
+  { packed = false, activations = "f32" }: AttentionMemoryOptions = {},
 ): AttentionMemory {
   const { local, qkv, out, perHead } = headLayout(shape, positions.length);
   const allRows = shape.batch * seqTokens;
@@ -117,6 +120,7 @@ export function ulyssesAttentionMemory(
   const largestOtherRows = shape.batch *
     Math.max(...positions.filter((_, r) => r !== rank).map(({ length }) => length));
 
+  const each = elementBytes(activations);
   /** Most elements of an exchange to head shards: all parts beside what is packed, or two beside what they make up. */
   const toHeads = (matrices: readonly HeadColumns[]): number => {
     const own = ownColumns(matrices);
@@ -129,19 +133,24 @@ export function ulyssesAttentionMemory(
     return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own));
   };
 
-  const kept = allRows * (ownColumns(qkv) + local.heads); // q, k, v, log-sum-exp
-  const forward = Math.max(toHeads(qkv), kept + toSequence([out]));
+  const kept = allRows * (ownColumns(qkv) * each + local.heads * ELEMENT_BYTES); // q, k, v, log-sum-exp
+  const forward = Math.max(toHeads(qkv) * each, kept + toSequence([out]) * each);
+  const [localDelta, delta] = [rows * perHead.all, allRows * perHead.own].map((count) => count * ELEMENT_BYTES);
+  // One exchange of dOut and delta, or one after the other where they are of different types.
+  const exchanged = activations === "f32"
+    ? toHeads([out, perHead]) * ELEMENT_BYTES
+    : Math.max(localDelta + toHeads([out]) * each, allRows * out.own * each + toHeads([perHead]) * ELEMENT_BYTES);
   const backward = Math.max(
-    kept + rows * (2 * out.all + perHead.all), // out, dOut, delta
-    kept + toHeads([out, perHead]),
-    kept + allRows * ownColumns([out, perHead, ...qkv]), // dOut, delta, dq, dk, dv
-    toSequence(qkv),
+    kept + rows * 2 * out.all * each + localDelta, // out, dOut, delta
+    kept + exchanged,
+    kept + allRows * ownColumns([out, ...qkv]) * each + delta, // dOut, delta, dq, dk, dv
+    toSequence(qkv) * each,
   );
   return {
     heldBytes: positionBytes(seqTokens, shape.batch, packed),
-    savedBytes: (kept + rows * out.all) * ELEMENT_BYTES,
-    forwardBytes: forward * ELEMENT_BYTES,
-    backwardBytes: backward * ELEMENT_BYTES,
+    savedBytes: kept + rows * out.all * each,
+    forwardBytes: forward,
+    backwardBytes: backward,
   };
 }
 

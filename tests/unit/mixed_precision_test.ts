@@ -7,6 +7,7 @@ import {
   estimateMemory,
   parameterSpecs,
   parseTrainConfig,
+  type ProcessGroup,
   readModelWeights,
   type SequenceStrategy,
   SHARD_STAGES,
@@ -18,6 +19,8 @@ import {
 } from "@mst/core";
 import { createMegatronStrategy } from "@mst/megatron";
 import { createRingStrategy } from "@mst/ring";
+import { createUlyssesStrategy } from "@mst/ulysses";
+import { strategyEntry } from "../../packages/bench/scenario.ts";
 import { assertClose } from "../_support/compare.ts";
 import { withTempDir } from "../_support/temp_dir.ts";
 import { randomBatch, tinyModel } from "../_support/tiny_model.ts";
@@ -175,14 +178,26 @@ async function trainOn(
   return reports;
 }
 
-for (const ranks of [2, 3]) {
-  Deno.test(`a ring of ${ranks} trains in mixed precision as one rank does`, async () => {
+const STRATEGIES = [
+  { name: "a ring", ranks: 2, create: createRingStrategy },
+  { name: "a ring", ranks: 3, create: createRingStrategy },
+  { name: "ulysses", ranks: 2, create: createUlyssesStrategy },
+  { name: "ulysses", ranks: 4, create: createUlyssesStrategy },
+  { name: "usp", ranks: 4, create: createUsp },
+];
+
+function createUsp(context: { readonly backend: Backend; readonly group: ProcessGroup }): SequenceStrategy {
+  return strategyEntry("usp").create({ ...context, placement: "zigzag", mesh: { ulysses: 2, ring: 2 } });
+}
+
+for (const { name, ranks, create } of STRATEGIES) {
+  Deno.test(`${name} of ${ranks} ranks trains in mixed precision as one rank does`, async () => {
     await using backend = createReferenceBackend({ poison: true });
     const single = await trainOn(backend, createSingleStrategy(backend), batches);
     const results = await Promise.all(
       createLoopbackGroups(ranks).map(async (group) => {
         await using backend = createReferenceBackend({ poison: true });
-        const reports = await trainOn(backend, createRingStrategy({ backend, group }), batches);
+        const reports = await trainOn(backend, create({ backend, group }), batches);
         await group.close();
         return reports;
       }),
