@@ -76,6 +76,10 @@ export class CommandQueue implements Dispatcher {
   #kernels: string[] = [];
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
+  /** Pipeline that the open pass has. */
+  #setPipeline?: GPUComputePipeline;
+  /** Dynamic offset of a dispatch, in place of an array for each. */
+  readonly #offset = new Uint32Array(1);
 
   /**
    * @param device device to encode for
@@ -105,9 +109,11 @@ export class CommandQueue implements Dispatcher {
     const { pipeline, layout } = this.#pipelines.get(kernel, code, pattern);
     const group = this.#bindGroup(call, pattern, layout, ranges);
     const pass = this.#openPass(kernel);
-    pass.setPipeline(pipeline);
-    if (params.length > 0) pass.setBindGroup(0, group, [this.#slots.push(params)]);
-    else pass.setBindGroup(0, group);
+    if (pipeline !== this.#setPipeline) pass.setPipeline(this.#setPipeline = pipeline);
+    if (params.length > 0) {
+      this.#offset[0] = this.#slots.push(params);
+      pass.setBindGroup(0, group, this.#offset, 0, 1);
+    } else pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(...workgroups);
     for (const { buffer } of ranges) this.#used.add(buffer);
     this.#finishCommand(kernel);
@@ -230,6 +236,7 @@ export class CommandQueue implements Dispatcher {
   #closePass(): void {
     this.#pass?.end();
     this.#pass = undefined;
+    this.#setPipeline = undefined;
   }
 
   #finishCommand(name: string): void {
