@@ -67,7 +67,7 @@ export class StagedWrites implements Writes {
       const part = data.subarray(start, start + STAGING_BYTES);
       const staging = part.length < MIN_STAGED_BYTES ? undefined : this.#takeStaging();
       if (staging) this.#send(staging, buffer, offset + start, part);
-      else this.#byQueue.write(buffer, offset + start, part);
+      else this.#byQueue.write(buffer, offset + start, unshared(part));
     }
   }
 
@@ -98,4 +98,9 @@ export class StagedWrites implements Writes {
     this.#all.push(made);
     return made;
   }
+}
+
+/** The same bytes outside shared memory, which ends Dawn's process when its queue is given it. */
+function unshared(data: Uint8Array): Uint8Array {
+  return data.buffer instanceof SharedArrayBuffer ? data.slice() : data;
 }
