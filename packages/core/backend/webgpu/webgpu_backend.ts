@@ -172,7 +172,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
       onRead?.(index);
     });
     return async () => {
-      await take();
+      await this.provider.waitFor(take());
       return results();
     };
   }
@@ -184,7 +184,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
 
   async sync(): Promise<void> {
     this.#errors.check();
-    await this.#readback.wait();
+    await this.provider.waitFor(this.#readback.wait());
   }
 
   async takeProfile(): Promise<KernelTime[]> {
@@ -200,9 +200,9 @@ export class WebGpuBackend implements Backend, StorageOwner {
   async #collectTimes(): Promise<void> {
     this.#errors.check();
     this.#queue.flush();
-    if (!this.#timestamps) return await this.#readback.wait();
-    await this.#timestamps.collect();
-    await this.#errors.settle();
+    if (!this.#timestamps) return await this.provider.waitFor(this.#readback.wait());
+    await this.provider.waitFor(this.#timestamps.collect());
+    await this.provider.waitFor(this.#errors.settle());
   }
 
   reclaim(buffer: PooledBuffer): void {
@@ -216,7 +216,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
     this.#readback.destroyAll();
     this.#writes.destroyAll();
     // Memory of destroyed buffers comes back when the device has done what uses them, and only while it exists.
-    if (!this.#errors.lost) await this.#device.queue.onSubmittedWorkDone();
+    if (!this.#errors.lost) await this.provider.waitFor(this.#device.queue.onSubmittedWorkDone());
     this.#device.destroy();
   }
 
