@@ -21,7 +21,7 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ["main.ts", "--strategy=single --ranks=2", "it runs on 1 rank"],
   ["main.ts", "--strategy=single --placement=contiguous", "it leaves no choice"],
   ["main.ts", "--placement=random", "it must be zigzag or contiguous"],
-  ["main.ts", "--device=cuda", "it must be auto, webgpu or reference"],
+  ["main.ts", "--device=cuda", "it must be auto, dawn, webgpu or reference"],
   ["main.ts", "--model=9b", "neither tiny, 125m, 1b, 8b nor a folder"],
   ["main.ts", "--model=/nonexistent", "nor a folder"],
   ["main.ts", `--model=${GOLDEN}`, "config.json"],
