@@ -79,8 +79,9 @@ for (const transport of TRANSPORTS) {
     }));
 
   Deno.test(`${transport.name}: ranks of different opinions on a length are told`, async () => {
-    // A few floats; whole pieces of which one rank has more; a piece with and without a rest.
-    for (const [length, other] of [[4, 6], [4 * PIECE_FLOATS, 6 * PIECE_FLOATS], [2 * PIECE_FLOATS, 4e6]]) {
+    // A few floats, of which no two segments are as long; whole pieces of which one rank has more; a piece with and
+    // without a rest.
+    for (const [length, other] of [[4, 8], [4 * PIECE_FLOATS, 6 * PIECE_FLOATS], [2 * PIECE_FLOATS, 4e6]]) {
       for (const name of ["allReduce", "reduceScatter"] as const) {
         const says = "the ranks must pass equal lengths";
         await withGroups(transport, 2, async ([first, second]) => {
