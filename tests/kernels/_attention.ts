@@ -190,3 +190,40 @@ export function forcedOps(
       }),
   };
 }
+
+/** Cases for kernels on matrix units, whose head dims are multiples of 16. */
+export const MATRIX_CASES: Readonly<Record<string, AttentionCase>> = {
+  "grouped heads, 2 sequences, ragged": {
+    batch: 2,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 16,
+    queries: positions(41),
+    keys: positions(41),
+  },
+  "zig-zag halves of two ranks": {
+    batch: 1,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 16,
+    queries: zigZag(0, 2, 21),
+    keys: zigZag(1, 2, 17),
+  },
+  "queries that see no key": {
+    batch: 1,
+    heads: 1,
+    kvHeads: 1,
+    headDim: 16,
+    queries: positions(50),
+    keys: positions(33, 21),
+  },
+  documents: {
+    batch: 2,
+    heads: 2,
+    kvHeads: 2,
+    headDim: 16,
+    queries: positions(70),
+    keys: positions(70),
+    documents: [[40, 30], [7, 20, 43]],
+  },
+};

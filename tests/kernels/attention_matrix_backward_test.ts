@@ -3,57 +3,12 @@ import { matrixKeyGradient } from "../../packages/core/backend/webgpu/kernels/at
 import { chooseMatrixVariant, matrices } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
 import { gpuTest } from "../_support/gpu.ts";
 import { assertOpMatchesReference } from "../_support/op_case.ts";
-import {
-  type AttentionCase,
-  forcedOps,
-  halfInputsOf,
-  positions,
-  results,
-  runAttention,
-  shapeOf,
-  zigZag,
-} from "./_attention.ts";
+import { forcedOps, halfInputsOf, MATRIX_CASES, positions, results, runAttention, shapeOf } from "./_attention.ts";
 
 /** Matrices one by one, in two steps a tile. */
 const SMALL = matrices(16, 2, 32, 16, { unit: "emulated" });
 /** Matrices one below the other, of teams whose own rows do not fit the tiles at once. */
 const TALL = matrices(32, 2, 16, 16, { unit: "emulated" });
-
-const CASES: Readonly<Record<string, AttentionCase>> = {
-  "grouped heads, 2 sequences, ragged": {
-    batch: 2,
-    heads: 4,
-    kvHeads: 2,
-    headDim: 16,
-    queries: positions(41),
-    keys: positions(41),
-  },
-  "zig-zag halves of two ranks": {
-    batch: 1,
-    heads: 2,
-    kvHeads: 1,
-    headDim: 16,
-    queries: zigZag(0, 2, 21),
-    keys: zigZag(1, 2, 17),
-  },
-  "queries that see no key": {
-    batch: 1,
-    heads: 1,
-    kvHeads: 1,
-    headDim: 16,
-    queries: positions(50),
-    keys: positions(33, 21),
-  },
-  documents: {
-    batch: 2,
-    heads: 2,
-    kvHeads: 2,
-    headDim: 16,
-    queries: positions(70),
-    keys: positions(70),
-    documents: [[40, 30], [7, 20, 43]],
-  },
-};
 
 /**
  * Weights and gradients of scores are rounded to f16, by 2^-12 of each; they are below 1 and some units, and their
@@ -62,7 +17,7 @@ const CASES: Readonly<Record<string, AttentionCase>> = {
  */
 const RESULTS = results({ absolute: 1e-2, relative: 2e-3 });
 
-for (const [name, attentionCase] of Object.entries(CASES)) {
+for (const [name, attentionCase] of Object.entries(MATRIX_CASES)) {
   gpuTest(`attention backward by matrices of ${name}`, async (backend) => {
     const forced = forcedOps(backend, { backward: { queryVariant: SMALL, keyVariant: SMALL } });
     const shape = shapeOf(attentionCase);

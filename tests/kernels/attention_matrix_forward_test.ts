@@ -13,51 +13,15 @@ import {
   type AttentionOps,
   forcedOps,
   inputsOf,
+  MATRIX_CASES,
   positions,
   shapeOf,
   TOLERANCE,
-  zigZag,
 } from "./_attention.ts";
 
 /** One matrix of queries and one of scores; and two teams, with tiles of two steps. */
 const ONE_TEAM = forwardMatrices(16, 1, 16, 16, "emulated");
 const TEAMS = forwardMatrices(32, 2, 32, 16, "emulated");
-
-const CASES: Readonly<Record<string, AttentionCase>> = {
-  "grouped heads, 2 sequences, ragged": {
-    batch: 2,
-    heads: 4,
-    kvHeads: 2,
-    headDim: 16,
-    queries: positions(41),
-    keys: positions(41),
-  },
-  "zig-zag halves of two ranks": {
-    batch: 1,
-    heads: 2,
-    kvHeads: 1,
-    headDim: 16,
-    queries: zigZag(0, 2, 21),
-    keys: zigZag(1, 2, 17),
-  },
-  "queries that see no key": {
-    batch: 1,
-    heads: 1,
-    kvHeads: 1,
-    headDim: 16,
-    queries: positions(50),
-    keys: positions(33, 21),
-  },
-  documents: {
-    batch: 2,
-    heads: 2,
-    kvHeads: 2,
-    headDim: 16,
-    queries: positions(70),
-    keys: positions(70),
-    documents: [[40, 30], [7, 20, 43]],
-  },
-};
 
 /**
  * Weights are rounded to f16, by 2⁻¹¹ of each at most, and so is what is stored; values are below 5. The sum of weights,
@@ -79,7 +43,7 @@ function runForward(ops: AttentionOps, tensors: Record<Names, Tensor>, shape: At
   ops.attention(tensors, tensors.out, tensors.logSumExp, shape);
 }
 
-for (const [name, attentionCase] of Object.entries(CASES)) {
+for (const [name, attentionCase] of Object.entries(MATRIX_CASES)) {
   gpuTest(`f16: attention by matrices of ${name}`, async (backend) => {
     const forced = forcedOps(backend, { forwardVariant: ONE_TEAM });
     const shape = shapeOf(attentionCase);

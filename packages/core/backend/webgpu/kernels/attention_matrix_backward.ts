@@ -11,7 +11,6 @@
  * @module
  */
 
-import { LINEAR_INDEX } from "../dispatch.ts";
 import { keysOfQuery, queriesOfKey, type RangeLayout } from "./attention_bounds.ts";
 import { arraysOf, fourScores, memoryCode, placesCode, storeWeights, teamBarrier } from "./attention_matrix_memory.ts";
 import {
@@ -22,7 +21,7 @@ import {
   suits,
 } from "./attention_matrix_variant.ts";
 import { addedRows, loadOwnRows, type OwnRows, type StreamedRows, streamRows } from "./attention_matrix_rows.ts";
-import { ALL_TERMS, ATTENTION_PARAMS, backwardOperands, lines, LOG2_E } from "./attention_wgsl.ts";
+import { ALL_TERMS, ATTENTION_PARAMS, backwardOperands, lines, LOG2_E, matrixMain } from "./attention_wgsl.ts";
 import { MATRIX_SIZE, MatrixCode, TEAM } from "./matrix_unit.ts";
 import { declare } from "./wgsl.ts";
 
@@ -158,21 +157,7 @@ ${
   }${ofKeys ? queriesOfKey(layout) : keysOfQuery(layout)}${seesCode(layout)}
 ${memoryCode(shape)}${ofKeys ? `var<workgroup> numbers: array<vec2f, ${tile}>;` : ""}
 var<workgroup> bounds: vec4u;
-${code.functions}
-@compute @workgroup_size(${invocations})
-fn main(
-  @builtin(workgroup_id) wid: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let index = ${LINEAR_INDEX};
-  if (index >= params.workgroups) { return; }
-  let head = index / params.tiles % ${own.heads};
-  let sequence = index / (params.tiles * ${own.heads});
-  let lane = local % ${TEAM}u;
-  let team = local / ${TEAM}u;
-${body}}
-`;
+${code.functions}${matrixMain(invocations, own.heads, body)}`;
 }
 
 /** `sees(sequence, query, key)`: whether both exist and the query sees the key. */

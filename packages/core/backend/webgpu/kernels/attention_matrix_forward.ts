@@ -13,7 +13,6 @@
  * @module
  */
 
-import { LINEAR_INDEX } from "../dispatch.ts";
 import { keysOfQuery, type RangeLayout } from "./attention_bounds.ts";
 import { type ForwardShape, forwardShape, type ForwardVariant } from "./attention_forward_variant.ts";
 import {
@@ -24,10 +23,11 @@ import {
   lines,
   LOG2_E,
   MASKED,
+  matrixMain,
 } from "./attention_wgsl.ts";
 import { eachRow, finish, rescale, resumedSums, teamBarrier } from "./attention_matrix_output.ts";
 import { ifRisen, quadCode, raise, weights } from "./attention_matrix_weights.ts";
-import { MATRIX_SIZE, MatrixCode, TEAM } from "./matrix_unit.ts";
+import { MATRIX_SIZE, MatrixCode } from "./matrix_unit.ts";
 import { declare } from "./wgsl.ts";
 
 /** How far `top` lies below a log-sum-exp that is resumed from: the more keys it is of, the smaller are weights. */
@@ -112,21 +112,7 @@ var<workgroup> tiles: array<half, ${shape.halfElements}>;
 var<workgroup> row_bounds: array<${layout.ranged ? "vec2u" : "u32"}, ${rows}>;
 var<workgroup> bounds: vec4u;
 ${code.functions}
-${quadCode(shape)}
-@compute @workgroup_size(${invocations})
-fn main(
-  @builtin(workgroup_id) wid: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let index = ${LINEAR_INDEX};
-  if (index >= params.workgroups) { return; }
-  let head = index / params.tiles % params.heads;
-  let sequence = index / (params.tiles * params.heads);
-  let lane = local % ${TEAM}u;
-  let team = local / ${TEAM}u;
-${body}}
-`;
+${quadCode(shape)}${matrixMain(invocations, "params.heads", body)}`;
 }
 
 /** A line for each matrix of a team's queries and columns. */

@@ -12,10 +12,9 @@
  * @module
  */
 
-import { LINEAR_INDEX } from "../dispatch.ts";
 import { isMet, ownRun, type RangeLayout } from "./attention_bounds.ts";
 import type { TileShape, TileVariant } from "./attention_variant.ts";
-import { addDot, lines, MASKED, range } from "./attention_wgsl.ts";
+import { addDot, attentionMain, lines, MASKED, range } from "./attention_wgsl.ts";
 
 /** A tile of rows: where they come from. */
 export interface TileRows {
@@ -41,21 +40,13 @@ var<workgroup> bounds: ${ranged ? "vec4u" : "vec2u"};
 
 /** Entry point: finds the workgroup's sequence, head and tile, and the invocation's `x` and `y`. */
 export function tileMain({ invocations, xCount }: TileShape, heads: "heads" | "kv_heads", body: string): string {
-  return `
-@compute @workgroup_size(${invocations})
-fn main(
-  @builtin(workgroup_id) wid: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let index = ${LINEAR_INDEX};
-  if (index >= params.workgroups) { return; }
-  let head = index / params.tiles % params.${heads};
-  let sequence = index / (params.tiles * params.${heads});
-  let x = local % ${xCount}u;
+  return attentionMain(
+    invocations,
+    `params.${heads}`,
+    `  let x = local % ${xCount}u;
   let y = local / ${xCount}u;
-${body}}
-`;
+${body}`,
+  );
 }
 
 /**

@@ -10,8 +10,9 @@
  */
 
 import { EMPTY_LOG_SUM_EXP } from "../../ops.ts";
-import type { Access } from "../dispatch.ts";
+import { type Access, LINEAR_INDEX } from "../dispatch.ts";
 import type { RangeLayout } from "./attention_bounds.ts";
+import { TEAM } from "./matrix_unit.ts";
 import { type Binding, declare, type VectorWidth } from "./wgsl.ts";
 
 /** Score of a key that a query does not see: finite, and so far below any score that its weight is zero. */
@@ -223,4 +224,36 @@ function elementwise(headDim: number, moves: readonly string[]): string {
  */
 export function addDot(sum: string, a: string, b: string): string {
   return `${sum} = ${sum} + ${a}.x * ${b}.x + ${a}.y * ${b}.y + ${a}.z * ${b}.z + ${a}.w * ${b}.w;`;
+}
+
+/**
+ * Entry point of kernels whose workgroups each have a tile of one head and sequence: finds `sequence` and `head`.
+ *
+ * @param heads WGSL of the number of heads
+ */
+export function attentionMain(invocations: number, heads: string, body: string): string {
+  return `
+@compute @workgroup_size(${invocations})
+fn main(
+  @builtin(workgroup_id) wid: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let index = ${LINEAR_INDEX};
+  if (index >= params.workgroups) { return; }
+  let head = index / params.tiles % ${heads};
+  let sequence = index / (params.tiles * ${heads});
+${body}}
+`;
+}
+
+/** As {@linkcode attentionMain} for kernels on matrix units, with the invocation's `lane` and `team`. */
+export function matrixMain(invocations: number, heads: string, body: string): string {
+  return attentionMain(
+    invocations,
+    heads,
+    `  let lane = local % ${TEAM}u;
+  let team = local / ${TEAM}u;
+${body}`,
+  );
 }
