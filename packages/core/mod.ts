@@ -55,6 +55,7 @@ export {
   type WrapLayer,
 } from "./recompute/host_checkpoints.ts";
 export { recompute } from "./recompute/recompute.ts";
+export { recomputeSecond, type ReproducibleLayer } from "./recompute/recompute_second.ts";
 export { gathered, type GatheredOptions } from "./sharding/gathered.ts";
 export { checkUpdateInBackward, dividedStates, keptOfWeights, type StateSettings } from "./sharding/divided_states.ts";
 export {
@@ -64,11 +65,17 @@ export {
   type ModelStates,
   type OwnElements,
 } from "./sharding/model_states.ts";
+export { keepAttentionOutput, withAttentionOutput } from "./strategy/attention_output.ts";
 export { type AttentionPositions, positionBytes, uploadPositions } from "./strategy/attention_positions.ts";
 export { checkShard } from "./sharding/split_states.ts";
 export { ExchangeClock } from "./strategy/exchange_clock.ts";
 export { checkHeadSplit, type HeadCounts, headShare, headsOfRank } from "./strategy/head_split.ts";
-export { attentionBytes, createLocalAttention, localAttentionMemory } from "./strategy/local_attention.ts";
+export {
+  attentionBytes,
+  attentionOutputBytes,
+  createLocalAttention,
+  localAttentionMemory,
+} from "./strategy/local_attention.ts";
 export { checkTokenSplit, contiguousPartition, zigZagPartition } from "./strategy/partition.ts";
 export { createReplicatedWeights, type ReplicatedWeights } from "./strategy/replicated_weights.ts";
 export { createSingleStrategy } from "./strategy/single.ts";

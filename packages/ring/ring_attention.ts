@@ -17,6 +17,7 @@ import {
   ELEMENT_BYTES,
   elementBytes,
   type ExchangeClock,
+  keepAttentionOutput,
   type ProcessGroup,
   type Saved,
   savedTensors,
@@ -26,6 +27,7 @@ import {
   tensorFrom,
   type TokenPartition,
   uploadPositions,
+  withAttentionOutput,
   zeros,
 } from "@mst/core";
 import { type BlockExchange, createBlockExchange, freeBlock, type HostBlock, type Pair } from "./block_exchange.ts";
@@ -59,6 +61,15 @@ interface KeyBlock {
 interface SavedRing extends Saved {
   readonly own?: HostBlock;
   readonly received?: readonly HostBlock[];
+}
+
+function savedRing(tensors: Saved, onHost: Pick<SavedRing, "own" | "received">): SavedRing {
+  const { own, received = [] } = onHost;
+  const free = () => {
+    tensors.free();
+    [...own ? [own] : [], ...received].forEach(freeBlock);
+  };
+  return { ...tensors, ...onHost, free };
 }
 
 /** Attention of this rank's queries over the keys of all ranks, for one micro-batch. */
@@ -96,6 +107,12 @@ export function createRingAttention(
     return { k, v, positions };
   }
 
+  /** Starts to bring the own block to the host. */
+  function readOwn(k: Tensor, v: Tensor): HostBlock {
+    using words = new Scope();
+    return keyExchange(k).read([words.own(k.words()), words.own(v.words())]);
+  }
+
   function zerosLike({ shape: dims, dtype }: Tensor, tag: "activations" | "communication"): Tensor {
     return zeros(backend, dims, tag, dtype);
   }
@@ -115,11 +132,9 @@ export function createRingAttention(
         backend.flush();
       };
 
-      using words = new Scope();
-      const keys = keyExchange(k);
-      const own = keys.read([words.own(k.words()), words.own(v.words())]);
+      const own = readOwn(k, v);
       attend({ k, v, positions: local.keyPositions }, false);
-      const received = keys.circulate("forward k, v", own);
+      const received = keyExchange(k).circulate("forward k, v", own);
       for (const round of foreignRounds) {
         using scope = new Scope();
         attend(await upload(received[round - 1], round, scope, { dtype: k.dtype, keep: backwardIsNext }), true);
@@ -128,12 +143,7 @@ export function createRingAttention(
       if (backwardIsNext) await freeBlock(own);
 
       const tensors = savedTensors({ q, k, v, out, logSumExp });
-      const free = () => {
-        tensors.free();
-        (backwardIsNext ? received : [own]).forEach(freeBlock);
-      };
-      const saved: SavedRing = { ...tensors, ...(backwardIsNext ? { received } : { own }), free };
-      return { out: out.share(), saved };
+      return { out: out.share(), saved: savedRing(tensors, backwardIsNext ? { received } : { own }) };
     },
 
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
@@ -182,6 +192,13 @@ export function createRingAttention(
       ops.add(dkOfOthers, dk);
       ops.add(dvOfOthers, dv);
       return { dq, dk, dv };
+    },
+
+    keep: keepAttentionOutput,
+
+    rematerialize(q: Tensor, k: Tensor, v: Tensor, kept: Saved): Promise<Saved> {
+      const own = readOwn(k, v); // travels once backward starts
+      return Promise.resolve(savedRing(withAttentionOutput([q, k, v], kept), { own }));
     },
 
     [Symbol.dispose](): void {

@@ -8,6 +8,7 @@ import {
   attentionBytes,
   type AttentionMemory,
   type AttentionMemoryOptions,
+  attentionOutputBytes,
   type AttentionShape,
   type Backend,
   contiguousPartition,
@@ -89,6 +90,8 @@ export function ringAttentionMemory(
   return {
     heldBytes: positionBytes(positions[rank].length, batch, packed),
     savedBytes,
+    keptBytes: attentionOutputBytes(shape, rows, activations),
+    rematerializeBytes: savedBytes,
     forwardBytes: savedBytes + largestBlockBytes,
     backwardBytes: savedBytes + queryBytes + own.pairBytes + Math.max(...pairs),
   };

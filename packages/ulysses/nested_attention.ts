@@ -77,6 +77,13 @@ export function createNestedAttention(
       return { dq, dk, dv };
     },
 
+    keep: (saved) => core.keep(saved),
+
+    async rematerialize(localQ: Tensor, localK: Tensor, localV: Tensor, kept: Saved): Promise<Saved> {
+      const [q, k, v] = await exchange.toHeads([localQ, localK, localV], qkv);
+      return await core.rematerialize(q, k, v, kept);
+    },
+
     [Symbol.dispose](): void {
       core[Symbol.dispose]();
     },
@@ -113,9 +120,13 @@ export function nestedAttentionMemory(
   const memory = inner.attentionMemory(local, whole, options);
   // The output goes back while inner keeps it, so that packing adds the parts alone.
   const returned = Math.max(allRows * out.own, rows * (out.all + 2 * out.own)) * each;
+  const outBytes = rows * out.all * each; // the output of the own tokens, beside that of inner
+  const keptBytes = memory.keptBytes + outBytes;
   return {
     heldBytes: memory.heldBytes,
-    savedBytes: memory.savedBytes + rows * out.all * each, // the output of the own tokens beside that of inner
+    savedBytes: memory.savedBytes + outBytes,
+    keptBytes,
+    rematerializeBytes: Math.max(keptBytes + toHeads(qkv), outBytes + memory.rematerializeBytes),
     forwardBytes: Math.max(toHeads(qkv), memory.forwardBytes, memory.savedBytes + returned),
     backwardBytes: Math.max(
       memory.savedBytes + toHeads([out]),

@@ -10,10 +10,12 @@
 import {
   type AttentionCore,
   type AttentionShape,
+  keepAttentionOutput,
   type Saved,
   savedTensors,
   type Tensor,
   uploadPositions,
+  withAttentionOutput,
   zeros,
 } from "@mst/core";
 import { createHeadExchange, type HeadExchangeOptions } from "./head_exchange.ts";
@@ -71,6 +73,12 @@ export function createUlyssesAttention(
 
       const [localDq, localDk, localDv] = await exchange.toSequence(gradients, qkv);
       return { dq: localDq, dk: localDk, dv: localDv };
+    },
+
+    keep: keepAttentionOutput,
+
+    async rematerialize(q: Tensor, k: Tensor, v: Tensor, kept: Saved): Promise<Saved> {
+      return withAttentionOutput(await exchange.toHeads([q, k, v], qkv), kept);
     },
 
     [Symbol.dispose](): void {

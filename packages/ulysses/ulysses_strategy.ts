@@ -133,6 +133,7 @@ export function ulyssesAttentionMemory(
     return Math.max(2 * allRows * own, rows * (allColumns(matrices) + 2 * own));
   };
 
+  const keptBytes = allRows * local.heads * ELEMENT_BYTES + rows * out.all * each; // log-sum-exp, out
   const kept = allRows * (ownColumns(qkv) * each + local.heads * ELEMENT_BYTES); // q, k, v, log-sum-exp
   const forward = Math.max(toHeads(qkv) * each, kept + toSequence([out]) * each);
   const [localDelta, delta] = [rows * perHead.all, allRows * perHead.own].map((count) => count * ELEMENT_BYTES);
@@ -149,7 +150,9 @@ export function ulyssesAttentionMemory(
   return {
     heldBytes: positionBytes(seqTokens, shape.batch, packed),
     savedBytes: kept + rows * out.all * each,
+    keptBytes,
     forwardBytes: forward,
+    rematerializeBytes: keptBytes + toHeads(qkv) * each,
     backwardBytes: backward,
   };
 }

@@ -17,16 +17,28 @@ import {
 import { Random } from "../_support/random.ts";
 import { randomBatch } from "../_support/tiny_model.ts";
 
-/** Asserts that forward and backward of one rank's attention reach the strategy's formulas to the byte. */
+/** What attention is tried on. */
+interface AttentionRun {
+  readonly model: ModelConfig;
+  readonly seqTokens: number;
+  readonly batch: number;
+  readonly longestDocument?: number;
+}
+
+/** Asserts that what one rank's attention holds in each of its calls is what the strategy's formulas say, to the byte. */
 export async function assertAttentionMemory(
   backend: Backend,
   strategy: SequenceStrategy,
-  { model, seqTokens, batch, longestDocument }: {
-    model: ModelConfig;
-    seqTokens: number;
-    batch: number;
-    longestDocument?: number;
-  },
+  run: AttentionRun,
+): Promise<void> {
+  for (const keeps of [false, true]) await assertMemoryOfCalls(backend, strategy, run, keeps);
+}
+
+async function assertMemoryOfCalls(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  { model, seqTokens, batch, longestDocument }: AttentionRun,
+  keeps: boolean,
 ): Promise<void> {
   const { ledger } = backend;
   const shape = attentionShape(model, batch);
@@ -45,11 +57,24 @@ export async function assertAttentionMemory(
 
   using core = strategy.attention(shape, partition, documentStarts);
   const held = ledger.liveBytes();
-  const inputs = [matrix(layout.heads), matrix(layout.kvHeads), matrix(layout.kvHeads)] as const;
+  const inputs = () => [matrix(layout.heads), matrix(layout.kvHeads), matrix(layout.kvHeads)] as const;
+  const forwardInputs = inputs();
   ledger.resetPeak();
-  const { out, saved } = await core.forward(...inputs);
+  const { out, saved: whole } = await core.forward(...forwardInputs);
   const forward = ledger.peak().totalBytes - held;
   const savedBytes = ledger.liveBytes() - held;
+
+  let saved = whole;
+  let { keptBytes, rematerializeBytes } = formulas; // where nothing is computed again
+  if (keeps) {
+    const kept = core.keep(whole);
+    keptBytes = ledger.liveBytes() - held;
+    const again = inputs();
+    ledger.resetPeak();
+    saved = await core.rematerialize(...again, kept);
+    rematerializeBytes = ledger.peak().totalBytes - held;
+    assertEquals(ledger.liveBytes() - held, savedBytes);
+  }
   out.free();
 
   const dOut = matrix(layout.heads);
@@ -60,7 +85,7 @@ export async function assertAttentionMemory(
   for (const tensor of Object.values(gradients)) tensor.free();
 
   assertEquals(
-    { heldBytes: held, savedBytes, forwardBytes: forward, backwardBytes: backward },
+    { heldBytes: held, savedBytes, keptBytes, forwardBytes: forward, rematerializeBytes, backwardBytes: backward },
     formulas,
     `rank ${strategy.rank} of ${strategy.ranks}`,
   );

@@ -14,6 +14,7 @@ import {
   type ModelConfig,
   parseTrainConfig,
   type ProcessGroup,
+  type RecomputePolicy,
   type SequenceStrategy,
   SHARD_STAGES,
   type ShardStage,
@@ -41,6 +42,8 @@ export interface AttentionTraffic {
   readonly backward: number;
   /** Of a backward right behind a forward that was computed again; as any other if left out. */
   readonly backwardAfterRecomputation?: number;
+  /** For what backward needs besides the output of attention, where only that was kept; none if left out. */
+  readonly rematerialization?: number;
 }
 
 /** A strategy as the suite sees it. */
@@ -73,7 +76,7 @@ export function testStrategy(strategy: StrategyCase): void {
     Deno.test(`${strategy.name} computes what one rank computes: ${name}`, async () => {
       for (const ranks of supported) {
         for (const shard of ["none", "weights"] as const) {
-          if (shardsOf(strategy).includes(shard)) await assertSameGradients(strategy, SHAPES[name], ranks, shard);
+          if (shardsOf(strategy).includes(shard)) await assertSameGradients(strategy, SHAPES[name], ranks, { shard });
         }
       }
     });
@@ -95,6 +98,13 @@ export function testStrategy(strategy: StrategyCase): void {
       });
     }
   }
+
+  Deno.test(`${strategy.name} computes what one rank computes, keeping attention's output alone`, async () => {
+    const name = "packed documents, shorter than any block, batches";
+    for (const ranks of RANKS.filter((ranks) => !skipOf(strategy, name, ranks))) {
+      await assertSameGradients(strategy, SHAPES[name], ranks, { recompute: "except-attention" });
+    }
+  });
 
   for (const shard of shardsOf(strategy)) {
     Deno.test(`${strategy.name} trains as one rank does, for ten steps, shard ${shard}`, async () => {
@@ -143,9 +153,9 @@ export async function assertSameGradients(
   strategy: StrategyCase,
   shape: ConformanceShape,
   ranks: number,
-  shard: ShardStage = "none",
+  settings: { readonly shard?: ShardStage; readonly recompute?: RecomputePolicy } = {},
 ): Promise<void> {
-  const train = trainConfig(shape, { accumulate: 2, shard });
+  const train = trainConfig(shape, { accumulate: 2, ...settings });
   const batches = randomBatches(shape, 2);
   const whole = await onOneRank(shape.model, train, (trainer) => trainer.gradients(batches));
   const reports = await onTrainers(strategy, shape.model, train, ranks, (trainer) => trainer.gradients(batches));
@@ -195,6 +205,7 @@ export async function assertSameTraining(
 export async function assertTraffic(strategy: StrategyCase, shape: ConformanceShape, ranks: number): Promise<void> {
   const runs = [
     { recompute: "none", shard: "none" },
+    { recompute: "except-attention", shard: "none" },
     ...shardsOf(strategy).map((shard) => ({ recompute: "layer", shard })),
   ];
   for (const run of runs) {
@@ -203,10 +214,16 @@ export async function assertTraffic(strategy: StrategyCase, shape: ConformanceSh
     const wrong = await onTrainers(strategy, shape.model, train, ranks, async (trainer, ranked) => {
       const { bytesSent } = await trainer.step(batches);
       if (ranks === 1) return { bytesSent, expected: 0 };
-      const { forward, backward, backwardAfterRecomputation = backward } = strategy.traffic(shape, ranked);
-      const layers = shape.model.layers * train.accumulate;
-      const recomputed = run.recompute === "layer";
-      const attention = layers * (recomputed ? 2 * forward + backwardAfterRecomputation : forward + backward);
+      const { forward, backward, backwardAfterRecomputation = backward, rematerialization = 0 } = strategy
+        .traffic(shape, ranked);
+      const once = forward + backward;
+      const perLayer: Record<RecomputePolicy, number> = {
+        "none": once,
+        "selective": once,
+        "except-attention": once + rematerialization,
+        "layer": 2 * forward + backwardAfterRecomputation,
+      };
+      const attention = shape.model.layers * train.accumulate * perLayer[train.recompute];
       const step: StepRun = { model: shape.model, train, batches };
       const other = strategy.otherTraffic?.(step, ranked) ?? stateTraffic(shape.model, train, ranked);
       return { bytesSent, expected: attention + other };

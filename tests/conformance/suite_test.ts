@@ -71,8 +71,8 @@ Deno.test("sharded states that lose a rank's terms, or an update, are noticed", 
       reduceScatter: async (parts) => void await parts,
     }),
   };
-  await assertSameGradients(ring, shape, 2, "weights");
-  await assertRejects(() => assertSameGradients(forgetful, shape, 2, "weights"), Error, "over 2 ranks");
+  await assertSameGradients(ring, shape, 2, { shard: "weights" });
+  await assertRejects(() => assertSameGradients(forgetful, shape, 2, { shard: "weights" }), Error, "over 2 ranks");
   const stale: StrategyCase = {
     ...ring,
     create(options) {
@@ -96,8 +96,17 @@ Deno.test("a byte that no formula has is noticed", async () => {
   await assertRejects(() => assertTraffic(silent, SHAPES.ragged, 2), Error, "bytes that rank 0 of 2 sends");
 });
 
+const MEMORY_FIELDS = [
+  "heldBytes",
+  "savedBytes",
+  "keptBytes",
+  "forwardBytes",
+  "rematerializeBytes",
+  "backwardBytes",
+] as const;
+
 Deno.test("an element that no formula has is noticed", async () => {
-  for (const field of ["heldBytes", "savedBytes", "forwardBytes", "backwardBytes"] as const) {
+  for (const field of MEMORY_FIELDS) {
     await using backend = createReferenceBackend();
     const strategy = createSingleStrategy(backend);
     await assertAttentionMemory(backend, strategy, SHAPES.ragged);

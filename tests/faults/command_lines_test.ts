@@ -93,7 +93,7 @@ const REFUSED: readonly (readonly [file: CommandFile, args: string, says: string
   ["main.ts", "--seq=2000000", "it has 1204998 tokens, at least 2000001 are needed"],
   ["main.ts", "--steps=2 --warmup=5", "at least one step must be measured"],
   ["main.ts", "--mini-sequence=none", "it must be auto, off or a whole number"],
-  ["main.ts", "--recompute=everything", "it must be none, selective or layer"],
+  ["main.ts", "--recompute=everything", "it must be none, selective, except-attention or layer"],
   ["main.ts", "--lr=-1", "it must be a number of 0 or more"],
   ["main.ts", "--clip=big", "it must be a number of 0 or more"],
   ["main.ts", "--seed=-1", "a whole number from 0 to 4294967295"],

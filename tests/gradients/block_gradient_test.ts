@@ -12,6 +12,7 @@ import {
   createSingleStrategy,
   IGNORED_LABEL,
   parameterSpecs,
+  RECOMPUTE_POLICIES,
   type RecomputePolicy,
   rotaryTable,
   tensorFrom,
@@ -82,7 +83,7 @@ async function blockCheck(policy: RecomputePolicy): Promise<GradientCheck> {
   };
 }
 
-for (const policy of ["none", "selective", "layer"] as const) {
+for (const policy of RECOMPUTE_POLICIES) {
   Deno.test(`gradients of a decoder block agree with finite differences: recompute ${policy}`, async () => {
     await checkGradients(await blockCheck(policy));
   });

@@ -74,7 +74,7 @@ function rowTraffic(
 /** Before the projections of q, k, v and behind that of the output; in backward the normed input is gathered again. */
 function attentionTraffic(shape: ConformanceShape, strategy: SequenceStrategy): AttentionTraffic {
   const { gather, scatter } = rowTraffic(shape, strategy);
-  return { forward: gather + scatter, backward: 2 * gather + scatter };
+  return { forward: gather + scatter, backward: 2 * gather + scatter, rematerialization: gather + scatter };
 }
 
 /** MLP, embedding, head, and the gradients that several ranks have. */

@@ -147,7 +147,7 @@ Deno.test("with checkpoints on the host, device memory does not grow with layers
 });
 
 Deno.test("checkpoints are offloaded only where nothing else of a layer is kept", () => {
-  for (const recompute of ["none", "selective"]) {
+  for (const recompute of ["none", "selective", "except-attention"]) {
     assertThrows(
       () => parseTrainConfig({ offload: ["checkpoints"], recompute }),
       RangeError,

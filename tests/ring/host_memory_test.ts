@@ -124,3 +124,27 @@ Deno.test("without a backward what was saved gives the memory of the host back",
     assertEquals(after, NOTHING);
   }
 });
+
+Deno.test("where only the output is kept, the host holds nothing until k and v are there again", async () => {
+  const { after } = await hold(false, (core, { out, saved }) => {
+    out.free();
+    core.keep(saved).free(); // which holds tensors alone
+    return Promise.resolve();
+  });
+  assertEquals(after, NOTHING);
+  const ends = [
+    backward,
+    async (_: AttentionCore, { out, saved }: Forward) => {
+      out.free();
+      saved.free();
+      await new Promise((resolve) => setTimeout(resolve, 10)); // the read that has started has to end
+    },
+  ];
+  for (const end of ends) {
+    const { after } = await hold(false, async (core, { out, saved }) => {
+      const [q, k, v] = saved.tensors.slice(0, 3).map((tensor) => tensor.share());
+      await end(core, { out, saved: await core.rematerialize(q, k, v, core.keep(saved)) });
+    });
+    assertEquals(after, NOTHING);
+  }
+});

@@ -16,7 +16,7 @@ for (const placement of ["zigzag", "contiguous"] as const) {
 
 /**
  * Blocks of k and v, and in backward of dk and dv too, go around the ring; sums of dk and dv start behind their owner.
- * After a recomputation k and v are there already.
+ * After a recomputation k and v are there already; where only attention's output was kept they go around in backward alone.
  */
 function ringTraffic(
   { model, seqTokens, batch }: ConformanceShape,

@@ -45,5 +45,6 @@ function ulyssesTraffic(
   return {
     forward: toOthers * qkv + back * query,
     backward: toOthers * (query + model.heads / ranks) + back * qkv, // the gradient of the output with its delta
+    rematerialization: toOthers * qkv, // and no output
   };
 }

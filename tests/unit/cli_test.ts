@@ -70,7 +70,7 @@ Deno.test("a value that is none of its flag is refused with what would be", () =
     ["--seq=99999999999999999999", "whole number"],
     ["--seq=", "Cannot use --seq without a value"],
     ["--mini-sequence=on", "it must be auto, off or a whole number"],
-    ["--recompute=all", "none, selective or layer"],
+    ["--recompute=all", "none, selective, except-attention or layer"],
     ["--shard=all", "Cannot use --shard=all: it must be none, optimizer, gradients or weights"],
     [
       "--offload=foo",

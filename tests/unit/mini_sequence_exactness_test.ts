@@ -14,6 +14,7 @@ import {
   type ModelConfig,
   planChunks,
   recompute,
+  RECOMPUTE_POLICIES,
   type RecomputePolicy,
   savedTensors,
   type Tensor,
@@ -108,7 +109,7 @@ Deno.test("every recompute policy gives the same loss and gradients, in batches,
     const tied = tinyModel({ tiedEmbeddings, kvHeads: 1 });
     const batch = randomBatch(tied, 35, { batch: 3, ignored: 0.2 });
     const whole = await lossAndGradients(tied, batch, { mlpChunks: 1, headChunks: 1, policy: "none" });
-    for (const policy of ["none", "selective", "layer"] as const) {
+    for (const policy of RECOMPUTE_POLICIES) {
       const sliced = await lossAndGradients(tied, batch, { mlpChunks: 4, headChunks: 5, policy });
       assertSameGradients(sliced, whole, 1, `${policy}, tied ${tiedEmbeddings}`);
     }

@@ -9,6 +9,7 @@ import {
   parseTrainConfig,
   type ProcessGroup,
   readModelWeights,
+  RECOMPUTE_POLICIES,
   type SequenceStrategy,
   SHARD_STAGES,
   tensorFrom,
@@ -51,7 +52,7 @@ function steep(): Map<string, Float32Array> {
 
 Deno.test("gradients of a model in mixed precision are those in f32 within the rounding of f16", async () => {
   await using backend = createReferenceBackend({ poison: true });
-  for (const recompute of ["none", "selective", "layer"]) {
+  for (const recompute of RECOMPUTE_POLICIES) {
     using exact = createTrainer(backend, { precision: "f32", recompute });
     using mixed = createTrainer(backend, { recompute });
     const [expected, actual] = [await exact.gradients(batches[0]), await mixed.gradients(batches[0])];

@@ -52,7 +52,7 @@ const RUN_FLAGS = {
   "mlp-chunks": chunks("mini-sequences per MLP", "--mini-sequence"),
   "head-chunks": chunks("mini-sequences per LM head", "--mini-sequence"),
   recompute: choice(RECOMPUTE_POLICIES, {
-    help: "activations that backward computes again: none, the cheap ones, or whole layers",
+    help: "what backward computes again: none; selective: the MLP; except-attention: all but attention; layer: all",
     otherwise: "layer",
   }),
   shard: choice(SHARD_STAGES, {

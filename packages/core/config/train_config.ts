@@ -10,7 +10,7 @@ import { parseBySchema } from "./parse.ts";
 const count = z.number().int().positive();
 
 /** Which activations are kept for backward; the table in `recompute/policy.ts` says what each policy keeps. */
-export const RECOMPUTE_POLICIES = ["none", "selective", "layer"] as const;
+export const RECOMPUTE_POLICIES = ["none", "selective", "except-attention", "layer"] as const;
 
 /**
  * What of a model's states ranks divide among themselves: nothing; AdamW's moments; gradients, too; or weights, too (ZeRO

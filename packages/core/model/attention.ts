@@ -5,7 +5,8 @@
  */
 
 import type { Backend } from "../backend/backend.ts";
-import { type Forward, type Layer, outputLike } from "../layer/layer.ts";
+import { type Forward, outputLike } from "../layer/layer.ts";
+import type { ReproducibleLayer } from "../recompute/recompute_second.ts";
 import { type Region, type RowSlice, rowsOfSlice, WHOLE_REGION } from "../layer/region.ts";
 import type { AttentionCore } from "../strategy/strategy.ts";
 import { type Saved, savedTensors, Scope } from "../tensor/scope.ts";
@@ -31,25 +32,43 @@ export interface AttentionLayerOptions {
   readonly normEpsilon: number;
   /** Whether forward runs for what backward needs, right before it, and `apply` for the output alone. Default false. */
   readonly recomputed?: boolean;
+  /**
+   * Whether backward projects q, k and v once more, so that besides x only the output of attention and log-sum-exp wait
+   * for it. Default false.
+   */
+  readonly projectsAgain?: boolean;
 }
 
-interface SavedAttention extends Saved {
+/** What waits for backward; without rstd, q, k and v where it projects again. */
+interface KeptAttention extends Saved {
   readonly x: Tensor;
-  readonly rstd: Tensor;
   readonly out: Tensor;
   readonly core: Saved;
 }
 
+interface SavedAttention extends KeptAttention {
+  readonly rstd: Tensor;
+}
+
 /**
  * A layer over this rank's rows [B·S, D]. Saves x, the norm's rstd [T] and what the attention core saves (q, k, v, out and
- * log-sum-exp); the normed input is computed again in backward. Where ranks share the weights, q, k, v and out have the
- * rows of all ranks and this rank's heads, and are made slice by slice.
+ * log-sum-exp), or only what it keeps of that, and no rstd; the normed input is computed again in backward. Where ranks
+ * share the weights, q, k, v and out have the rows of all ranks and this rank's heads, and are made slice by slice.
  */
 export function createAttentionLayer(
   backend: Backend,
   weights: AttentionParameters,
-  { core, region = WHOLE_REGION, rotary, heads, kvHeads, normEpsilon, recomputed = false }: AttentionLayerOptions,
-): Layer {
+  {
+    core,
+    region = WHOLE_REGION,
+    rotary,
+    heads,
+    kvHeads,
+    normEpsilon,
+    recomputed = false,
+    projectsAgain = false,
+  }: AttentionLayerOptions,
+): ReproducibleLayer {
   const { ops } = backend;
   const { attentionNorm, query, key, value, output } = weights;
 
@@ -57,16 +76,26 @@ export function createAttentionLayer(
     const rstd = backend.empty([x.shape[0]], "activations");
     const [q, k, v] = await normThenProject(x, rstd);
     const { out, saved } = await core.forward(q, k, v, { backwardIsNext });
-    const own = savedTensors({ x: x.share(), rstd, out });
-    return {
-      ...own.named,
-      core: saved,
-      tensors: [...own.tensors, ...saved.tensors],
-      free() {
-        own.free();
-        saved.free();
-      },
-    };
+    return savedAttention({ x: x.share(), rstd, out }, saved);
+  }
+
+  /** What waits for backward. */
+  async function hold(x: Tensor): Promise<KeptAttention> {
+    const saved = await attend(x, recomputed);
+    if (!projectsAgain) return saved;
+    const { rstd, out } = saved;
+    rstd.free();
+    for (const { storage } of [x, out]) storage.retag("checkpoints");
+    return savedAttention({ x: saved.x, out }, core.keep(saved.core));
+  }
+
+  /** What backward needs, from what waited for it. */
+  async function complete(kept: KeptAttention): Promise<SavedAttention> {
+    if (!projectsAgain) return kept as SavedAttention;
+    const { x, out } = kept;
+    const rstd = backend.empty([x.shape[0]], "activations");
+    const [q, k, v] = await normThenProject(x, rstd);
+    return savedAttention({ x, rstd, out }, await core.rematerialize(q, k, v, kept.core));
   }
 
   async function normThenProject(x: Tensor, rstd: Tensor): Promise<Tensor[]> {
@@ -169,12 +198,12 @@ export function createAttentionLayer(
     backend,
 
     async forward(x: Tensor, out?: Tensor): Promise<Forward> {
-      const saved = await attend(x, recomputed);
+      const saved = await hold(x);
       return { y: await combine(x, saved.out, out), saved };
     },
 
     async backward(dy: Tensor, saved: Saved): Promise<Tensor> {
-      const { x, rstd, out, core: coreSaved } = saved as SavedAttention;
+      const { x, rstd, out, core: coreSaved } = await complete(saved as KeptAttention);
       const dOut = await outputBackward(dy, out);
       out.free();
 
@@ -191,8 +220,25 @@ export function createAttentionLayer(
       return y;
     },
 
-    async rematerialize(x: Tensor): Promise<Saved> {
-      return await attend(x, recomputed);
+    rematerialize: hold,
+
+    reproduce(saved: Saved): Promise<Tensor> {
+      const { x, out } = saved as KeptAttention;
+      return combine(x, out);
+    },
+  };
+}
+
+/** The layer's own tensors and what its core saved, which it takes over. */
+function savedAttention<T extends Record<string, Tensor>>(named: T, core: Saved): T & Saved & { readonly core: Saved } {
+  const own = savedTensors(named);
+  return {
+    ...named,
+    core,
+    tensors: [...own.tensors, ...core.tensors],
+    free() {
+      own.free();
+      core.free();
     },
   };
 }

@@ -9,8 +9,9 @@ import type { RecomputePolicy } from "../config/train_config.ts";
 import type { Layer } from "../layer/layer.ts";
 import { sequential } from "../layer/sequential.ts";
 import { miniSequence } from "../mini_sequence/mini_sequence.ts";
-import { recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
+import { keepsAttentionOutput, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
 import { recompute } from "../recompute/recompute.ts";
+import { recomputeSecond } from "../recompute/recompute_second.ts";
 import { type AttentionLayerOptions, createAttentionLayer } from "./attention.ts";
 import { createMlpLayer } from "./mlp.ts";
 import type { BlockParameters } from "./parameters.ts";
@@ -32,9 +33,11 @@ export function createDecoderBlock(
   { mlpChunks, policy, recomputeBlock = recompute, ...attentionOptions }: DecoderBlockOptions,
 ): Layer {
   const recomputed = recomputesAttention(policy);
-  const attention = createAttentionLayer(backend, weights, { ...attentionOptions, recomputed });
+  const projectsAgain = keepsAttentionOutput(policy);
+  const attention = createAttentionLayer(backend, weights, { ...attentionOptions, recomputed, projectsAgain });
   const mlp = createMlpLayer(backend, weights, attentionOptions.normEpsilon, attentionOptions.region);
   const slicedMlp = miniSequence(recomputesMlp(policy) ? recompute(mlp) : mlp, { chunks: mlpChunks });
+  if (projectsAgain) return recomputeSecond(attention, slicedMlp);
   const block = sequential(attention, slicedMlp);
   return recomputed ? recomputeBlock(block) : block;
 }

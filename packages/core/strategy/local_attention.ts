@@ -10,6 +10,7 @@ import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 import { type Saved, savedTensors } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { positionBytes, uploadPositions } from "./attention_positions.ts";
+import { keepAttentionOutput, withAttentionOutput } from "./attention_output.ts";
 import type { AttentionCore, AttentionMemory, AttentionMemoryOptions, TokenPartition } from "./strategy.ts";
 
 /** Attention without any exchange, for one micro-batch; see `SequenceStrategy.attention`. */
@@ -45,6 +46,9 @@ export function createLocalAttention(
       return Promise.resolve({ dq, dk, dv });
     },
 
+    keep: keepAttentionOutput,
+    rematerialize: (q, k, v, kept) => Promise.resolve(withAttentionOutput([q, k, v], kept)),
+
     [Symbol.dispose](): void {
       positions[Symbol.dispose]();
     },
@@ -62,17 +66,26 @@ export function localAttentionMemory(
   return {
     heldBytes: positionBytes(seqTokens, shape.batch, packed),
     savedBytes,
+    keptBytes: attentionOutputBytes(shape, rows, activations),
     forwardBytes: savedBytes,
+    rematerializeBytes: savedBytes,
     // dOut, dk, dv and delta are as large as out, k, v and log-sum-exp; dq takes the place of out.
     backwardBytes: 2 * savedBytes - rows * shape.heads * shape.headDim * elementBytes(activations),
   };
 }
 
 /** Bytes of q, k, v, out and log-sum-exp of a number of rows. */
-export function attentionBytes(
-  { heads, kvHeads, headDim }: AttentionShape,
+export function attentionBytes(shape: AttentionShape, rows: number, activations: DType = "f32"): number {
+  const { heads, kvHeads, headDim } = shape;
+  return rows * (heads + 2 * kvHeads) * headDim * elementBytes(activations) +
+    attentionOutputBytes(shape, rows, activations);
+}
+
+/** Bytes of out and log-sum-exp of a number of rows. */
+export function attentionOutputBytes(
+  { heads, headDim }: AttentionShape,
   rows: number,
   activations: DType = "f32",
 ): number {
-  return rows * ((2 * heads * headDim + 2 * kvHeads * headDim) * elementBytes(activations) + heads * ELEMENT_BYTES);
+  return rows * heads * (headDim * elementBytes(activations) + ELEMENT_BYTES);
 }

@@ -43,6 +43,13 @@ export interface AttentionCore extends Disposable {
   ): Promise<{ out: Tensor; saved: Saved }>;
   /** Gradients of the local q, k and v, owned by the caller; takes over `dOut` and `saved`. */
   backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }>;
+  /**
+   * Keeps of what forward saved only what its kernel computed, `out` and log-sum-exp, tagged as checkpoints; takes over
+   * `saved`. The rest comes back by `rematerialize`.
+   */
+  keep(saved: Saved): Saved;
+  /** What forward saved, from q, k and v as they were and what was kept, without attending; takes over all four. */
+  rematerialize(q: Tensor, k: Tensor, v: Tensor, kept: Saved): Promise<Saved>;
 }
 
 /** Time and bytes that a strategy spent on exchange since they were last taken. */
@@ -67,8 +74,12 @@ export interface AttentionMemory {
   readonly heldBytes: number;
   /** Held between forward and backward, `out` included, which the caller keeps until backward. */
   readonly savedBytes: number;
+  /** Of these, what `keep` leaves. */
+  readonly keptBytes: number;
   /** Held at most during forward; includes q, k, v and `out`. */
   readonly forwardBytes: number;
+  /** Held at most during rematerialization; includes what was kept, q, k and v. */
+  readonly rematerializeBytes: number;
   /** Held at most during backward; includes what forward saved, dOut, dq, dk and dv. */
   readonly backwardBytes: number;
 }

@@ -18,7 +18,13 @@ import { longestChunk } from "../mini_sequence/chunk_plan.ts";
 import { attentionShape } from "../model/decoder.ts";
 import { blockShapes, parameterSpecs, weightType } from "../model/parameters.ts";
 import { weightLayout } from "../model/whole_weights.ts";
-import { KEPT_TENSORS, keptBytes, recomputesAttention, recomputesMlp } from "../recompute/policy.ts";
+import {
+  keepsAttentionOutput,
+  KEPT_TENSORS,
+  keptBytes,
+  recomputesAttention,
+  recomputesMlp,
+} from "../recompute/policy.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
 import { dividedStates, ownSegment } from "../sharding/divided_states.ts";
 import { partShape } from "../sharding/weight_part.ts";
@@ -62,7 +68,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     packed: train.packed,
     activations,
   });
-  const attention = attentionBytes(model, part, memory, T);
+  const attention = attentionBytes(model, part, memory, train, T);
 
   const { residentBytes, whole, tiedGradientBytes, momentPiece, all } = stateBytes(model, train, strategy);
   const blockWeights = Object.values(blockShapes(model));
@@ -75,10 +81,16 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const base = residentBytes + memory.heldBytes + (rotary + squares + earlierLosses) * ELEMENT_BYTES;
 
   const projected = part.attentionRows * part.ffn;
-  const each = keptBytes({ dim: D, rows: T, attentionBytes: memory.savedBytes, projected, activations });
+  const each = keptBytes({
+    dim: D,
+    rows: T,
+    attentionBytes: memory.savedBytes,
+    attentionOutputBytes: memory.keptBytes,
+    projected,
+    activations,
+  });
   const kept = KEPT_TENSORS[train.recompute].reduce((sum, tensor) => sum + each[tensor], 0); // of one layer
   const x = T * D * part.activationBytes; // input of a block, or the gradient of its output
-  const rstd = T * ELEMENT_BYTES;
   const onHost = train.offload.includes("checkpoints") ? Math.max(0, L - train.deviceCheckpoints) : 0;
   const earlier = (L - 1 - onHost) * kept; // of the blocks before the last
   const last = base + earlier + x; // input of the last block
@@ -96,9 +108,10 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   ].map((held) => squares && base + held + x + ELEMENT_BYTES); // beside the gradient of activations, and the loss
 
   const bytes: Record<MemoryMoment["moment"], number> = {
-    "attention forward": lastAttention + rstd + attention.forward,
+    "attention forward": lastAttention + attention.forward,
     "head": base + earlier + kept + head.weights + head.gradients + 2 * x + headBytes(model, part, T), // x, dx
-    "mlp backward": lastBackward + rstd + memory.savedBytes + x + mlpBackwardBytes(model, part, train, T),
+    "mlp backward": lastBackward +
+      Math.max(attention.between + x + mlpBackwardBytes(model, part, train, T), attention.reproduced),
     "attention backward": lastBackward + attention.backward,
     "optimizer": Math.max(
       residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES +
@@ -213,26 +226,34 @@ function computedPart(model: ModelConfig, train: TrainConfig, strategy: Estimate
   };
 }
 
-/** Bytes of an attention layer beyond its input and dy, at most, in forward and in backward. */
+/**
+ * Bytes of an attention layer beyond its input and dy: at most in forward and in backward, between the two, and while it
+ * gets its output back.
+ */
 function attentionBytes(
   { dim: D, headDim: E }: ModelConfig,
   { heads: H, kvHeads: K, attentionRows, attentionSlice, activationBytes }: ComputedPart,
   memory: AttentionMemory,
+  train: TrainConfig,
   T: number,
 ) {
   const { own, all, exchanged, isAll } = attentionSlice;
-  const { savedBytes } = memory;
+  const { savedBytes, keptBytes } = memory;
+  const projectsAgain = keepsAttentionOutput(train.recompute);
+  const rstd = T * ELEMENT_BYTES;
+  const combined = (T + exchanged) * D * activationBytes; // y, and a term of the sum over ranks that is added to it
+  const projected = attentionRows * (H + 2 * K) * E * activationBytes + // q, k, v or their gradients
+    Math.max((own + exchanged) * D * activationBytes, isAll ? 0 : all * E * ELEMENT_BYTES); // normed input, or rotary angles
   return {
-    forward: Math.max(
-      memory.forwardBytes,
-      savedBytes + (T + exchanged) * D * activationBytes, // y, and a term of the sum over ranks that is added to it
-    ),
-    backward: T * ELEMENT_BYTES + // rstd
+    forward: rstd + Math.max(memory.forwardBytes, projectsAgain ? 0 : savedBytes + combined),
+    between: projectsAgain ? keptBytes : rstd + savedBytes,
+    reproduced: projectsAgain ? keptBytes + combined : 0,
+    backward: rstd +
       Math.max(
         savedBytes + (attentionRows * H * E + exchanged * D) * activationBytes, // dOut, and dy of all ranks
         memory.backwardBytes,
-        attentionRows * (H + 2 * K) * E * activationBytes + // dq, dk, dv, and the normed input, or rotary angles before it
-          Math.max((own + exchanged) * D * activationBytes, isAll ? 0 : all * E * ELEMENT_BYTES),
+        projected + (projectsAgain ? keptBytes : 0),
+        projectsAgain ? memory.rematerializeBytes : 0,
       ),
   };
 }
