@@ -4,7 +4,8 @@
  * A workgroup computes a tile of `out`, and each of its teams a part of the tile, as sums of 16 × 16. It walks along k in
  * slabs: invocations load a slab of both operands from storage, 16 bytes each at a time, while the teams multiply the one
  * before, then put it into workgroup memory just as it lies in storage, since matrices are loaded by rows or by columns
- * alike. Rows in workgroup memory are padded, and neighbours take rows apart, so that banks do not collide.
+ * alike. Rows in workgroup memory are padded, neighbours take rows apart, and words of a chunk are stored in an order that
+ * depends on the lane, so that banks do not collide.
  *
  * Sums of f32 go straight to `out`, and come from there where they accumulate; sums for an f16 `out`, and those of tiles
  * that reach over its edge, pass through a strip of workgroup memory.
@@ -24,8 +25,11 @@ export const CHUNK = 8;
 /** Halves that a row in workgroup memory is longer than a row of the slab. */
 const PADDING = 8;
 
-/** Columns of the strip that a team's sums pass through, and numbers from one of its rows to the next. */
-const STRIP = { columns: 32, stride: 36 };
+/**
+ * Numbers of the strip of 16 × 16 that a team's sums pass through. Its rows have no padding: above 24 KiB of workgroup
+ * memory an H100 runs fewer workgroups side by side, and products take half as long again.
+ */
+const STRIP_SIZE = MATRIX_SIZE * MATRIX_SIZE;
 
 /** WGSL of a units variant. */
 export function unitsSource(variant: UnitsVariant, form: MatmulForm, unit: MatrixUnit): string {
@@ -61,6 +65,7 @@ fn main(
   let out_at = params.outStart + (${
     form.inParts ? "part * params.m + " : ""
   }m0 + team_m) * params.outStride + n0 + team_n;
+  ${wordOrder()}
   ${a.before}
   ${b.before}
   ${
@@ -98,7 +103,7 @@ ${
   }
 ${a.memory}
 ${b.memory}
-${direct ? "" : `var<workgroup> strips: array<f32, ${stripSize() * invocations / TEAM}>;`}
+${direct ? "" : `var<workgroup> strips: array<f32, ${STRIP_SIZE * invocations / TEAM}>;`}
 ${direct ? "" : storeEight(form)}
 ${matrices.functions}
 ${main}`;
@@ -154,15 +159,35 @@ let ${name}_at${i} = ${start(i)};
 let ${name}_to${i} = ${name}_row${i} * ${stride}u + ${name}_column${i};
 var ${name}_chunk${i} = vec4u();`),
     fetch: (k0) => each(count, (i) => load(i, k0)),
-    put: each(
-      count,
-      (i) =>
-        ["x", "y", "z", "w"].map((word, w) =>
-          `{ let pair = halves(${name}_chunk${i}.${word}); slab_${name}[${name}_to${i} + ${2 * w}u] = pair.x; ` +
-          `slab_${name}[${name}_to${i} + ${2 * w + 1}u] = pair.y; }`
-        ).join("\n"),
-    ),
+    put: each(count, (i) => putChunk(name, i)),
   };
+}
+
+/**
+ * WGSL that puts a chunk into workgroup memory, word by word. Eight neighbours' chunks fill all banks, so that the four
+ * groups of eight that store at once each take another word of theirs: what a lane stores i-th is word i ^ turn.
+ */
+function putChunk(name: string, chunk: number): string {
+  return `{
+    let swapped = select(${name}_chunk${chunk}, ${name}_chunk${chunk}.yxwz, odd_turn);
+    let turned = select(swapped, swapped.zwxy, high_turn);
+    ${
+    each(
+      4,
+      (i) =>
+        `{ let pair = halves(turned.${"xyzw"[i]}); let to = ${name}_to${chunk} + word${i}; ` +
+        `slab_${name}[to] = pair.x; slab_${name}[to + 1u] = pair.y; }`,
+    )
+  }
+  }`;
+}
+
+/** WGSL of the order in which a lane stores the words of a chunk; see {@linkcode putChunk}. */
+function wordOrder(): string {
+  return `let turn = (local / ${CHUNK}u) % 4u;
+  let odd_turn = vec4<bool>(turn % 2u == 1u);
+  let high_turn = vec4<bool>(turn >= 2u);
+  ${each(4, (i) => `let word${i} = 2u * (turn ^ ${i}u);`)}`;
 }
 
 /** WGSL of the row and first column within the slab of chunk `local + first`. */
@@ -199,33 +224,20 @@ function loadOperand(
   return matrices[side](`slab_${name}`, offset, stride, order);
 }
 
-function stripSize(): number {
-  return MATRIX_SIZE * STRIP.stride;
-}
-
-/** Sums pass through a team's strip, two matrices at a time; each lane then stores half a row of it. */
+/** Sums pass through a team's strip, one matrix at a time; each lane then stores half a row of it. */
 function storeByStrips({ teamM, teamN }: UnitsVariant, form: MatmulForm, matrices: MatrixCode): string {
-  const perStrip = STRIP.columns / MATRIX_SIZE;
   const strips = each(
     teamM / MATRIX_SIZE,
     (i) =>
-      each(
-        teamN / STRIP.columns,
-        (s) =>
-          each(perStrip, (j) =>
-            matrices.store("strips", `strip + ${j * MATRIX_SIZE}u`, `sum${i}_${s * perStrip + j}`, STRIP.stride)) +
-          `
+      each(teamN / MATRIX_SIZE, (j) =>
+        `${matrices.store("strips", "strip", `sum${i}_${j}`, MATRIX_SIZE)}
 workgroupBarrier();
-${
-            each(2, (half) =>
-              `store_eight(strip + lane / 2u * ${STRIP.stride}u + lane % 2u * 16u + ${half * CHUNK}u, ` +
-              `${form.inParts ? "part * params.m" : "0u"}, m0 + team_m + ${i * MATRIX_SIZE}u + lane / 2u, ` +
-              `n0 + team_n + ${s * STRIP.columns + half * CHUNK}u + lane % 2u * 16u);`)
-          }
-workgroupBarrier();`,
-      ),
+store_eight(strip + lane / 2u * ${MATRIX_SIZE}u + lane % 2u * ${CHUNK}u, ${
+          form.inParts ? "part * params.m" : "0u"
+        }, m0 + team_m + ${i * MATRIX_SIZE}u + lane / 2u, n0 + team_n + ${j * MATRIX_SIZE}u + lane % 2u * ${CHUNK}u);
+workgroupBarrier();`),
   );
-  return `let strip = team * ${stripSize()}u;\n${strips}`;
+  return `let strip = team * ${STRIP_SIZE}u;\n${strips}`;
 }
 
 /** WGSL of the function that stores eight columns of a strip, as far as they lie within `out`. */

@@ -43,7 +43,7 @@ export interface UnitsVariant {
   readonly kind: "units";
   /** Rows of the part of the tile that a team sums up. */
   readonly teamM: number;
-  /** Columns of it; a multiple of 32. */
+  /** Columns of it. */
   readonly teamN: number;
   /** Teams along m. */
   readonly teamsM: number;
