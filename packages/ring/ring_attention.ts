@@ -149,14 +149,17 @@ export function createRingAttention(
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
       const [q, k, v, out, logSumExp] = saved.tensors;
       const { own, received } = saved as SavedRing;
-      const [dq, dk, dv] = [q, k, v].map((tensor) => zerosLike(tensor, "activations"));
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
-      const attendBackward = (block: KeyBlock, gradients: Pair) => {
+      out.free(); // makes room for dq
+      const dq = zerosLike(q, "activations");
+      /** Adds to dq and returns dk and dv of the block. */
+      const attendBackward = (block: KeyBlock, tag: "activations" | "communication"): Pair => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
-        const [dkOfBlock, dvOfBlock] = gradients;
-        ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk: dkOfBlock, dv: dvOfBlock }, shape);
+        const [dk, dv] = [zerosLike(block.k, tag), zerosLike(block.v, tag)];
+        ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
         backend.flush();
+        return [dk, dv];
       };
 
       const sending: Promise<void>[] = [];
@@ -168,23 +171,22 @@ export function createRingAttention(
         part.gradients.forEach((tensor) => tensor.free());
         part = undefined;
       };
-      const ownRound = () => attendBackward({ k, v, positions: local.keyPositions }, [dk, dv]);
+      const ownRound = () => attendBackward({ k, v, positions: local.keyPositions }, "activations");
 
       // The own block is computed while foreign ones are still to come, or else while sums still travel.
-      if (!received) ownRound();
+      const early = received ? undefined : ownRound();
       const travelling = received ?? keyExchange(k).circulate("backward k, v", own!);
       for (const round of foreignRounds) {
         using scope = new Scope();
         const block = await upload(travelling[round - 1], round, scope, { dtype: k.dtype });
         sendPart();
-        part = { round, gradients: [zerosLike(block.k, "communication"), zerosLike(block.v, "communication")] };
-        attendBackward(block, part.gradients);
+        part = { round, gradients: attendBackward(block, "communication") };
       }
       sendPart();
       const sum = sums.collect("backward dk, dv");
-      if (received) ownRound();
+      const [dk, dv] = early ?? ownRound();
       if (own) await freeBlock(own);
-      [delta, dOut, q, k, v, out, logSumExp].forEach((tensor) => tensor.free());
+      [delta, dOut, q, k, v, logSumExp].forEach((tensor) => tensor.free());
 
       using dkOfOthers = backend.empty(dk.shape, "communication", dk.dtype);
       using dvOfOthers = backend.empty(dv.shape, "communication", dv.dtype);

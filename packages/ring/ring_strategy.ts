@@ -68,7 +68,7 @@ export function ringAttentionMemory(
   shape: AttentionShape,
   { positions }: TokenPartition,
   rank: number,
-  { packed = false, activations = "f32" }: AttentionMemoryOptions = {},
+  { packed = false, activations = "f32", backwardIsNext = false }: AttentionMemoryOptions = {},
 ): AttentionMemory {
   const { batch, heads, kvHeads, headDim } = shape;
   const ranks = positions.length;
@@ -86,13 +86,15 @@ export function ringAttentionMemory(
   const pairs = foreign.map(({ pairBytes, blockBytes }, i) =>
     pairBytes + Math.max(blockBytes, foreign[i + 1]?.blockBytes ?? 0)
   );
-  const queryBytes = rows * (2 * heads * headDim * each + heads * ELEMENT_BYTES); // dOut, dq, delta
+  const queryBytes = rows * (heads * headDim * each + heads * ELEMENT_BYTES); // dOut and delta; dq takes the place of out
   return {
     heldBytes: positionBytes(positions[rank].length, batch, packed),
     savedBytes,
     keptBytes: attentionOutputBytes(shape, rows, activations),
     rematerializeBytes: savedBytes,
     forwardBytes: savedBytes + largestBlockBytes,
-    backwardBytes: savedBytes + queryBytes + own.pairBytes + Math.max(...pairs),
+    // The own dk and dv come last where blocks were received before.
+    backwardBytes: savedBytes + queryBytes +
+      (backwardIsNext ? Math.max(own.pairBytes, ...pairs) : own.pairBytes + Math.max(...pairs)),
   };
 }

@@ -31,14 +31,16 @@ export async function assertAttentionMemory(
   strategy: SequenceStrategy,
   run: AttentionRun,
 ): Promise<void> {
-  for (const keeps of [false, true]) await assertMemoryOfCalls(backend, strategy, run, keeps);
+  await assertMemoryOfCalls(backend, strategy, run, {});
+  await assertMemoryOfCalls(backend, strategy, run, { backwardIsNext: true });
+  await assertMemoryOfCalls(backend, strategy, run, { keeps: true });
 }
 
 async function assertMemoryOfCalls(
   backend: Backend,
   strategy: SequenceStrategy,
   { model, seqTokens, batch, longestDocument }: AttentionRun,
-  keeps: boolean,
+  { keeps = false, backwardIsNext = false }: { keeps?: boolean; backwardIsNext?: boolean },
 ): Promise<void> {
   const { ledger } = backend;
   const shape = attentionShape(model, batch);
@@ -47,7 +49,10 @@ async function assertMemoryOfCalls(
   const rows = layout.slices({ batch, positions: partition.positions })
     .reduce((sum, slice) => sum + rowsOfSlice(slice), 0);
   const { documentStarts } = randomBatch(model, seqTokens, { batch, longestDocument });
-  const formulas = strategy.attentionMemory(shape, partition, { packed: documentStarts !== undefined });
+  const formulas = strategy.attentionMemory(shape, partition, {
+    packed: documentStarts !== undefined,
+    backwardIsNext,
+  });
   const random = new Random(strategy.rank);
   const matrix = (heads: number): Tensor => {
     const tensor = backend.empty([rows, heads * shape.headDim], "activations");
@@ -60,7 +65,7 @@ async function assertMemoryOfCalls(
   const inputs = () => [matrix(layout.heads), matrix(layout.kvHeads), matrix(layout.kvHeads)] as const;
   const forwardInputs = inputs();
   ledger.resetPeak();
-  const { out, saved: whole } = await core.forward(...forwardInputs);
+  const { out, saved: whole } = await core.forward(...forwardInputs, { backwardIsNext });
   const forward = ledger.peak().totalBytes - held;
   const savedBytes = ledger.liveBytes() - held;
 

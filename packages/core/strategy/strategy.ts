@@ -66,6 +66,8 @@ export interface AttentionMemoryOptions {
   readonly packed?: boolean;
   /** Element type of q, k and v. Default f32. */
   readonly activations?: DType;
+  /** `AttentionForwardOptions.backwardIsNext` of the forward that backward belongs to. Default false. */
+  readonly backwardIsNext?: boolean;
 }
 
 /** Device bytes of an {@linkcode AttentionCore}, for the memory estimate. */

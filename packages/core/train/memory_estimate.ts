@@ -67,6 +67,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const memory = strategy.attentionMemory(attentionShape(model, train.batch), partition, {
     packed: train.packed,
     activations,
+    backwardIsNext: recomputesAttention(train.recompute),
   });
   const attention = attentionBytes(model, part, memory, train, T);
 
