@@ -96,7 +96,7 @@ export function forwardMatrices(
 
 /** Variants; the first that suits the head dim and fits the device is taken. */
 const FORWARD_VARIANTS: readonly { readonly maxHeadDim: number; readonly variant: ForwardVariant }[] = [
-  { maxHeadDim: 64, variant: forwardMatrices(128, 4, 32, 32) },
+  { maxHeadDim: 64, variant: forwardMatrices(128, 4, 16, 16) },
   { maxHeadDim: 128, variant: forwardMatrices(128, 8, 32, 32) },
 ];
 

@@ -135,8 +135,12 @@ ${streamed.declare}
     }
     for (var column = 0u; column < ${tile}u; column += ${shape.step}u) {
 ${scores(shape, code, 0)}
+      ${teamBarrier(shape)}
+${fourOfEachRow(shape, "score")}
+      ${teamBarrier(shape)}
 ${scores(shape, code, 1)}
       ${teamBarrier(shape)}
+${fourOfEachRow(shape, "d_weight")}
 ${weights(shape, kernel)}
       ${teamBarrier(shape)}
 ${sums.map(({ name, weights, tile }) => accumulate(shape, code, name, weights, tile)).join("\n")}
@@ -198,7 +202,7 @@ ${
   }
 ${
     eachMatrix(shape, step, (i, j) => {
-      const at = which * rows * scoreStride + MATRIX_SIZE * (i * scoreStride + j);
+      const at = MATRIX_SIZE * (i * scoreStride + j);
       return `      ${code.store(arraysOf(shape).scores, `scores_at + ${at}u`, product(i, j), scoreStride)}`;
     })
   }`;
@@ -224,9 +228,18 @@ function ownNumbers(shape: MatrixShape): string {
   let delta_${pass} = delta[params.delta_at + number_${pass}];`);
 }
 
+/** Declares `name_<pass>`, the four scores, or gradients of weights in their place, that a lane takes in each pass. */
+function fourOfEachRow(shape: MatrixShape, name: "score" | "d_weight"): string {
+  const { count, row, column } = passesOf(shape);
+  return lines(count, (pass) => {
+    const place = `scores_at + ${row(pass)} * ${shape.scoreStride}u + ${column}`;
+    return `      let ${name}_${pass} = ${fourScores(shape, place)};`;
+  });
+}
+
 /**
- * Turns scores and gradients of weights into gradients of scores and, where keys are owned, weights. All are read before
- * any is written, as they may share memory.
+ * Turns scores and gradients of weights into gradients of scores and, where keys are owned, weights. All have been read
+ * before any is written, as they may share memory.
  */
 function weights(shape: MatrixShape, kernel: MatrixKernel): string {
   const { rows, scoreStride } = shape;
@@ -248,8 +261,6 @@ function weights(shape: MatrixShape, kernel: MatrixKernel): string {
 ${
     lines(passes.count, (pass) => `
       let place_${pass} = ${passes.row(pass)} * ${scoreStride}u + ${passes.column};
-      let score_${pass} = ${fourScores(shape, `scores_at + place_${pass}`)};
-      let d_weight_${pass} = ${fourScores(shape, `scores_at + ${second} + place_${pass}`)};
       var weight_${pass} = exp2(score_${pass} * exponent_scale - ${ofKeys ? "lse_4" : `lse_${pass}`});`)
   }
       if (!is_whole) {

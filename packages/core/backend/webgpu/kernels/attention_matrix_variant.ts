@@ -45,7 +45,7 @@ export interface MatrixShape extends MatrixVariant {
   readonly scoreStride: number;
   /** f16 in both tiles. */
   readonly tileElements: number;
-  /** f32 in the scores of a team, one tile of them and one of their gradients. */
+  /** f32 in the scores of a team, whose place gradients of weights take after them. */
   readonly scoreElements: number;
   /** f16 in the weights of a team: gradients of scores and, where keys are owned, weights. */
   readonly weightElements: number;
@@ -59,7 +59,7 @@ export function matrixShape(variant: MatrixVariant, kernel: MatrixKernel, headDi
   const tileStride = headDim + 8;
   const scoreStride = step + 8;
   const tileElements = 2 * tile * tileStride;
-  const scoreElements = 2 * rows * scoreStride;
+  const scoreElements = rows * scoreStride;
   const weightElements = (kernel === "attention_dkv" ? 2 : 1) * rows * scoreStride;
   const halfBytes = unit === "subgroup" ? 2 : 4;
   const numbers = kernel === "attention_dkv" ? 2 * tile : 0;
@@ -103,13 +103,15 @@ const MATRIX_VARIANTS: Readonly<
   Record<MatrixKernel, readonly { readonly maxHeadDim: number; readonly variant: MatrixVariant }[]>
 > = {
   attention_dq: [
+    { maxHeadDim: 64, variant: matrices(32, 8, 64, 16, { views: true }) },
     { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
   ],
   attention_dkv: [
-    { maxHeadDim: 64, variant: matrices(16, 8, 64, 16, { views: true }) },
+    { maxHeadDim: 64, variant: matrices(32, 8, 64, 16, { views: true }) },
+    { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
