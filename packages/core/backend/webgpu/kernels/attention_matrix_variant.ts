@@ -105,14 +105,14 @@ const MATRIX_VARIANTS: Readonly<
   attention_dq: [
     { maxHeadDim: 64, variant: matrices(32, 8, 64, 16, { views: true }) },
     { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
-    { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 8, 32, 32, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
   ],
   attention_dkv: [
     { maxHeadDim: 64, variant: matrices(32, 8, 64, 16, { views: true }) },
     { maxHeadDim: 64, variant: matrices(32, 4, 64, 16, { views: true }) },
-    { maxHeadDim: 128, variant: matrices(16, 8, 32, 16, { views: true }) },
+    { maxHeadDim: 128, variant: matrices(16, 8, 64, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16, { views: true }) },
     { maxHeadDim: 128, variant: matrices(16, 4, 32, 16) },
   ],
