@@ -298,6 +298,16 @@ Deno.test("a product with few tiles and a long k is computed in parts that fill 
   assertEquals(planOf(64, 64, 64).parts, 1);
 });
 
+Deno.test("matrix units get parts of k until as many workgroups run side by side as a core needs", () => {
+  const gpu = device({ maxWorkgroupMemoryBytes: 49_152, maxInvocations: 1024 }, false);
+  const partsOf = (m: number, n: number, k: number) => choosePlan({ layout: "NN", m, n, k }, gpu, true).parts;
+  assertEquals(partsOf(512, 4096, 128_256), 2); // a tile a core as it is, and no room for three in the workspace
+  assertEquals(partsOf(2048, 768, 8192), 2);
+  assertEquals(partsOf(768, 768, 65_536) >= 6, true);
+  assertEquals(partsOf(2048, 2048, 8192), 1);
+  assertEquals(partsOf(8192, 8192, 8192), 1);
+});
+
 Deno.test("a software driver gets lanes, with shuffles where its subgroups allow and the size is worth compiling", () => {
   const dims = { layout: "NT", m: 2048, n: 352, k: 128 } as const;
   for (const lanes of [0, 4, 8, 16]) {

@@ -60,6 +60,8 @@ export type MatmulVariant = LanesVariant | TilesVariant | UnitsVariant;
 export interface RatedVariant<V extends MatmulVariant> {
   readonly variant: V;
   readonly rate: number;
+  /** Shares of `rate` that a core reaches with 1, 2, … workgroups side by side, up to as many as it needs. Default: 1. */
+  readonly sideBySide?: readonly number[];
 }
 
 /** Variants for GPUs, rated in TFLOP/s. The last fits every WebGPU device. */
@@ -72,7 +74,11 @@ export const TILES_VARIANTS: readonly RatedVariant<TilesVariant>[] = [
 
 /** Variants for matrix units, rated in TFLOP/s. */
 export const UNITS_VARIANTS: readonly RatedVariant<UnitsVariant>[] = [
-  { variant: { kind: "units", teamM: 64, teamN: 64, teamsM: 2, teamsN: 2, tileK: 32 }, rate: 250 },
+  {
+    variant: { kind: "units", teamM: 64, teamN: 64, teamsM: 2, teamsN: 2, tileK: 32 },
+    rate: 280,
+    sideBySide: [0.58, 0.9, 1],
+  },
   { variant: { kind: "units", teamM: 32, teamN: 32, teamsM: 2, teamsN: 2, tileK: 32 }, rate: 110 },
 ];
 
@@ -166,14 +172,14 @@ function fastest(
 ): MatmulPlan {
   let best: MatmulPlan | undefined;
   let bestUs = Infinity;
-  for (const { variant, rate } of rated) {
+  for (const { variant, rate, sideBySide } of rated) {
     const { tileM, tileN, tileK } = tileOf(variant);
     const tiles = Math.ceil(m / tileM) * Math.ceil(n / tileN);
     const filling = [1, 2, 3].map((rounds) => Math.floor(rounds * cores / tiles));
     const worthwhile = filling.filter((parts) => parts > 1 && parts <= maxParts && k >= parts * MIN_PART_SLABS * tileK);
     for (const parts of [1, ...worthwhile]) {
       // The core with the most tiles finishes last, however few they are.
-      const rounds = Math.ceil(tiles * parts / cores);
+      const rounds = roundsOf(Math.ceil(tiles * parts / cores), sideBySide);
       const us = rounds * 2 * tileM * tileN * Math.ceil(k / parts) * cores / (rate * 1e6);
       const addUs = parts > 1 ? GPU_DISPATCH_US + (parts + 1) * m * n * 4 / GPU_BYTES_PER_US : 0;
       if (us + addUs >= bestUs) continue;
@@ -182,6 +188,12 @@ function fastest(
     }
   }
   return best!;
+}
+
+/** Time of a core for a number of workgroups, in those that one takes where as many as it needs run side by side. */
+function roundsOf(workgroups: number, sideBySide: readonly number[] = [1]): number {
+  const rest = workgroups % sideBySide.length;
+  return rest === 0 ? workgroups : workgroups - rest + rest / sideBySide[rest - 1];
 }
 
 /** Slabs of k that a part has at least, so that filling and adding up do not outweigh it. */
