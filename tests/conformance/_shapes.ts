@@ -32,6 +32,12 @@ export const SHAPES = {
 /** Name of a shape. */
 export type ShapeName = keyof typeof SHAPES;
 
+/** Shapes whose heads only 3, 5 and 15 ranks can share. */
+export const FIFTEEN_HEADS: readonly ShapeName[] = ["fifteen heads in groups of five", "fifteen heads, multi-query"];
+
+/** Shapes whose heads only 2 and 4 ranks can share. */
+export const FOUR_HEADS = (Object.keys(SHAPES) as ShapeName[]).filter((name) => !FIFTEEN_HEADS.includes(name));
+
 /** A shape that eight ranks can share under every strategy, those with fewer kv heads than ranks included. */
 export const FOR_EIGHT_RANKS: ConformanceShape = { ...shape(43, { heads: 8, kvHeads: 2 }, 2), longestDocument: 20 };
 

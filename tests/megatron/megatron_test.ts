@@ -17,10 +17,7 @@ import {
   type StrategyCase,
   testStrategy,
 } from "../conformance/_conformance.ts";
-import { type ConformanceShape, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
-
-const FIFTEEN_HEADS: readonly ShapeName[] = ["fifteen heads in groups of five", "fifteen heads, multi-query"];
-const FOUR_HEADS = (Object.keys(SHAPES) as ShapeName[]).filter((name) => !FIFTEEN_HEADS.includes(name));
+import { type ConformanceShape, FIFTEEN_HEADS, FOUR_HEADS, SHAPES } from "../conformance/_shapes.ts";
 
 const megatron: StrategyCase = {
   name: "megatron",

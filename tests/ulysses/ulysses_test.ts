@@ -3,10 +3,7 @@
 import type { SequenceStrategy } from "@mst/core";
 import { createUlyssesStrategy } from "@mst/ulysses";
 import { type AttentionTraffic, testStrategy } from "../conformance/_conformance.ts";
-import { type ConformanceShape, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
-
-const FIFTEEN_HEADS: readonly ShapeName[] = ["fifteen heads in groups of five", "fifteen heads, multi-query"];
-const FOUR_HEADS = (Object.keys(SHAPES) as ShapeName[]).filter((name) => !FIFTEEN_HEADS.includes(name));
+import { type ConformanceShape, FIFTEEN_HEADS, FOUR_HEADS } from "../conformance/_shapes.ts";
 
 testStrategy({
   name: "ulysses",

@@ -20,14 +20,14 @@ import {
   type AttentionTraffic,
   type StrategyCase,
 } from "../conformance/_conformance.ts";
-import { type ConformanceShape, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
+import { type ConformanceShape, FIFTEEN_HEADS, type ShapeName, SHAPES } from "../conformance/_shapes.ts";
 
 /** Ulysses' ranks U, ring's ranks R, and the shapes whose heads fit. */
 const TOPOLOGIES: readonly (readonly [number, number, readonly ShapeName[]])[] = [
   [2, 2, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "multi-head, tied", "packed documents"]],
   [2, 3, ["ragged", "fewer tokens than half blocks", "multi-query, batches", "packed documents"]],
   [4, 2, ["ragged", "multi-query, batches", "multi-head, tied", "packed documents, shorter than any block, batches"]],
-  [3, 2, ["fifteen heads in groups of five", "fifteen heads, multi-query"]],
+  [3, 2, FIFTEEN_HEADS],
   [1, 3, ["ragged", "multi-query, batches", "packed documents"]],
   [2, 1, ["ragged", "multi-query, batches", "packed documents"]],
 ];
