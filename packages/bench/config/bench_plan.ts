@@ -7,8 +7,6 @@
 import {
   BYTE_VOCAB,
   type Checkpoint,
-  checkPrecision,
-  checkUpdateInBackward,
   DataSource,
   hasModelWeights,
   isJsonLines,
@@ -25,7 +23,6 @@ import type { BenchFlags } from "../cli/flags.ts";
 import { nearest } from "../cli/nearest.ts";
 import { UsageError } from "../cli/usage_error.ts";
 import type { Hardware } from "../hardware/probe.ts";
-import { strategyEntry } from "../scenario.ts";
 import {
   checkSameText,
   checkSaveFolder,
@@ -38,7 +35,7 @@ import {
 import { DEFAULT_SIZES, DEFAULT_TIMEOUT_SECONDS, type DefaultSizes, deviceClass, SET_STEPS } from "./defaults.ts";
 import { type BenchPlan, MODE_FLAGS, ownSteps, type RunConfig } from "./run_config.ts";
 import { checkWritable, isSoftwareDevice, resolveChunks, resolveDevice, resolveTopology } from "./run_options.ts";
-import { planStrategies } from "./strategy_plan.ts";
+import { checkStrategy, planStrategies } from "./strategy_plan.ts";
 
 /** Flags that change the shape of a model. */
 const SHAPE_FLAGS = ["dim", "layers", "heads", "kv-heads", "ffn", "vocab"] as const;
@@ -244,7 +241,7 @@ function resolveModel(
 }
 
 function checkRun(run: RunConfig, text: TokenizedText): void {
-  const { strategy, model, train, warmup } = run;
+  const { model, warmup } = run;
   const steps = ownSteps(run);
   if (model.vocab < BYTE_VOCAB) {
     throw new UsageError(`Cannot train on bytes with a vocabulary of ${model.vocab}: it must be ${BYTE_VOCAB} or more`);
@@ -253,9 +250,7 @@ function checkRun(run: RunConfig, text: TokenizedText): void {
     const which = run.resume ? `${steps} steps after --resume` : `--steps=${steps}`;
     throw new UsageError(`Cannot leave out --warmup=${warmup} of ${which}: at least one step must be measured`);
   }
-  refusing(() => strategyEntry(strategy).check(run, train, model));
-  refusing(() => checkUpdateInBackward(run, train));
-  refusing(() => checkPrecision(model, train, { name: strategy, ...strategyEntry(strategy) }));
+  refusing(() => checkStrategy(run));
   checkData(run, text);
 }
 

@@ -34,14 +34,13 @@ export function planStrategies(single: RunConfig, flags: BenchFlags, gpus: reado
 
 function planned(control: RunConfig, topology: NamedTopology, flags: BenchFlags): PlannedRun {
   const { strategy, mesh } = topology;
-  const { check, splitsWeights, activations } = strategyEntry(strategy);
-  const train: TrainConfig = splitsWeights ? { ...control.train, shard: "none" } : control.train;
+  const train: TrainConfig = strategyEntry(strategy).splitsWeights
+    ? { ...control.train, shard: "none" }
+    : control.train;
   const config: RunConfig = { ...control, ...topology, train, memoryBudgetBytes: flags["memory-budget"] };
   const name = mesh ? `${strategy} ${mesh.ulysses} x ${mesh.ring}` : strategy;
   try {
-    check(config, train, config.model);
-    checkPrecision(config.model, train, { name: strategy, activations });
-    checkUpdateInBackward(config, train);
+    checkStrategy(config);
     return { name, config };
   } catch (error) {
     if (error instanceof RangeError) return { name, config, unsupported: error.message };
@@ -63,4 +62,17 @@ function flagsOf(strategy: StrategyName, flags: BenchFlags): BenchFlags {
   if (!mesh) { for (const axis of HYBRID_FLAGS) delete given[axis]; }
   if (placements.length === 0) delete given.placement;
   return given;
+}
+
+/**
+ * Refuses what a run's strategy cannot serve.
+ *
+ * @throws {RangeError} when its size, sharding, precision or updates do not go together with the strategy
+ */
+export function checkStrategy(run: RunConfig): void {
+  const { strategy, model, train } = run;
+  const { check, activations } = strategyEntry(strategy);
+  check(run, train, model);
+  checkUpdateInBackward(run, train);
+  checkPrecision(model, train, { name: strategy, activations });
 }
