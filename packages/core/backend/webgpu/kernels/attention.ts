@@ -7,10 +7,10 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import { canVectorize, type Dispatcher } from "../dispatch.ts";
+import type { Dispatcher } from "../dispatch.ts";
 import { chooseForwardVariant, type ForwardVariant } from "./attention_forward_variant.ts";
 import { laneForward } from "./attention_lane_forward.ts";
-import { launchAttention, sourceOnce } from "./attention_launch.ts";
+import { areMatrixRows, launchAttention, MATRIX_LOAD, sourceOnce } from "./attention_launch.ts";
 import { matrixForward } from "./attention_matrix_forward.ts";
 import { tileForward } from "./attention_tile_forward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
@@ -24,9 +24,6 @@ export interface AttentionOptions {
   readonly variant?: AttentionVariant | ForwardVariant;
 }
 
-/** Elements of f16 that one load of kernels on matrix units brings, a vec4u. */
-const MATRIX_LOAD = 8;
-
 /** Launches `Ops.attention`. Keys that do not fit a binding come in blocks, each resuming from the one before. */
 export function attention(
   dispatcher: Dispatcher,
@@ -37,8 +34,8 @@ export function attention(
   options: AttentionOptions = {},
 ): void {
   const rows = [q, k, v, out];
-  const takesMatrices = rows.every(({ dtype }) => dtype === "f16") && canVectorize(rows, [], MATRIX_LOAD);
-  const variant = options.variant ?? (takesMatrices ? chooseForwardVariant(shape.headDim, dispatcher) : undefined) ??
+  const variant = options.variant ??
+    (areMatrixRows(rows) ? chooseForwardVariant(shape.headDim, dispatcher) : undefined) ??
     chooseAttentionVariant("attention", shape.headDim, dispatcher);
   const tensors = { q, k, v, query_positions: queryPositions, key_positions: keyPositions, out, lse: logSumExp };
   launchAttention(

@@ -8,10 +8,10 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import { canVectorize, type Dispatcher } from "../dispatch.ts";
+import type { Dispatcher } from "../dispatch.ts";
 import { laneKeyGradient, laneQueryGradient } from "./attention_lane_backward.ts";
-import { type AttentionLaunch, launchAttention, sourceOnce } from "./attention_launch.ts";
-import { MATRIX_LOAD, matrixKeyGradient, matrixQueryGradient } from "./attention_matrix_backward.ts";
+import { areMatrixRows, type AttentionLaunch, launchAttention, MATRIX_LOAD, sourceOnce } from "./attention_launch.ts";
+import { matrixKeyGradient, matrixQueryGradient } from "./attention_matrix_backward.ts";
 import { chooseMatrixVariant, type MatrixKernel, type MatrixVariant } from "./attention_matrix_variant.ts";
 import { tileKeyGradient, tileQueryGradient } from "./attention_tile_backward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
@@ -60,10 +60,9 @@ export function attentionBackward(
   for (const launch of launches) launchAttention(dispatcher, launch, tensors, shape);
 }
 
-/** Whether rows of heads are what kernels on matrix units read: f16, eight elements at a time, by all terms at once. */
+/** Whether kernels on matrix units can read these rows of heads, by all terms at once. */
 function takesMatrices({ limits }: Dispatcher, rows: readonly Tensor[]): boolean {
-  return rows.every(({ dtype }) => dtype === "f16") && canVectorize(rows, [], MATRIX_LOAD) &&
-    backwardOperands("keys", ALL_TERMS).length <= limits.maxStorageBuffers;
+  return areMatrixRows(rows) && backwardOperands("keys", ALL_TERMS).length <= limits.maxStorageBuffers;
 }
 
 /** All terms at once if the device has bindings enough, else one by one. */

@@ -9,16 +9,22 @@ import { Scope } from "../../../tensor/scope.ts";
 import { ELEMENT_BYTES, elementBytes } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
-import { bindingElements, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
+import { bindingElements, canVectorize, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
-import type { ForwardVariant } from "./attention_forward_variant.ts";
-import type { MatrixVariant } from "./attention_matrix_variant.ts";
-import { type AttentionVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
+import { type LaunchVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
 
 /** Blocks that rows are split into are a multiple of this, if they are larger; of which the rows of a tile are a part. */
 const BLOCK_MULTIPLE = 128;
+
+/** Elements of f16 that one load of kernels on matrix units brings, a vec4u. */
+export const MATRIX_LOAD = 8;
+
+/** Whether rows of heads are what kernels on matrix units read: f16, {@linkcode MATRIX_LOAD} elements at a time. */
+export function areMatrixRows(rows: readonly Tensor[]): boolean {
+  return rows.every(({ dtype }) => dtype === "f16") && canVectorize(rows, [], MATRIX_LOAD);
+}
 
 /** Tensors of an attention kernel by the names of its operands. */
 export type AttentionTensors = Readonly<Record<string, Tensor>>;
@@ -28,7 +34,7 @@ export interface AttentionLaunch {
   /** Kernel and variant, for the profile. */
   readonly kernel: string;
   /** How it is computed. */
-  readonly variant: AttentionVariant | ForwardVariant | MatrixVariant;
+  readonly variant: LaunchVariant;
   /** Makes the WGSL for one part of the work. */
   readonly code: (layout: AttentionLayout, part: AttentionPart) => string;
   /** Operands in the order of bindings. */

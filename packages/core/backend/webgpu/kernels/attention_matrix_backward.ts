@@ -25,9 +25,6 @@ import { ALL_TERMS, ATTENTION_PARAMS, backwardOperands, lines, LOG2_E, matrixMai
 import { MATRIX_SIZE, MatrixCode, TEAM } from "./matrix_unit.ts";
 import { declare } from "./wgsl.ts";
 
-/** Elements of f16 that one load brings, a vec4u. */
-export const MATRIX_LOAD = 8;
-
 /** WGSL of dq. */
 export function matrixQueryGradient(variant: MatrixVariant, headDim: number, layout: RangeLayout): string {
   const shape = matrixShape(variant, "attention_dq", headDim);

@@ -24,6 +24,7 @@ import {
   LOG2_E,
   MASKED,
   matrixMain,
+  storeHalves,
 } from "./attention_wgsl.ts";
 import { eachRow, finish, rescale, resumedSums, teamBarrier } from "./attention_matrix_output.ts";
 import { ifRisen, quadCode, raise, weights } from "./attention_matrix_weights.ts";
@@ -156,19 +157,6 @@ ${
   }`;
 }
 
-/** Stores eight elements, a vec4u, in the tiles. */
-function putPiece(at: string, value: string): string {
-  return `{
-      let to = ${at};
-      ${
-    lines(4, (i) =>
-      `let pair_${i} = halves(${value}.${"xyzw"[i]});
-      tiles[to + ${2 * i}u] = pair_${i}.x;
-      tiles[to + ${2 * i + 1}u] = pair_${i}.y;`)
-  }
-    }`;
-}
-
 /** Declares `query_i_e`, the matrices of a team's queries, which pass through the memory of the tiles. */
 function loadQueries(shape: ForwardShape, code: MatrixCode): string {
   const { rows, headDim, queryColumns, invocations } = shape;
@@ -183,7 +171,7 @@ ${
     let piece = (local + ${u * invocations}u) % ${pieces}u;
     let source = (sequence * params.queries + min(first_row + row, params.queries - 1u)) * params.heads + head;
     let value = q[params.q_at + source * ${headDim / 8}u + ${part * pieces}u + piece];
-    ${putPiece(`row * ${stride}u + piece * 8u`, "value")}
+    ${storeHalves("tiles", `row * ${stride}u + piece * 8u`, "value")}
   }`)
   }
   workgroupBarrier();
@@ -218,7 +206,7 @@ function put({ loads, tileStride, keysAt, valuesAt }: ForwardShape, name: "k" | 
   const start = name === "k" ? keysAt : valuesAt;
   return lines(
     loads,
-    (u) => putPiece(`${start}u + load_row_${u} * ${tileStride}u + load_piece_${u} * 8u`, `${name}_${u}`),
+    (u) => storeHalves("tiles", `${start}u + load_row_${u} * ${tileStride}u + load_piece_${u} * 8u`, `${name}_${u}`),
   );
 }
 

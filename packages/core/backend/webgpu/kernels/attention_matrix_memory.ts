@@ -6,7 +6,7 @@
  */
 
 import type { MatrixShape } from "./attention_matrix_variant.ts";
-import { lines } from "./attention_wgsl.ts";
+import { storeHalves } from "./attention_wgsl.ts";
 
 /** Names of the arrays, as `MatrixCode` takes them. */
 export function arraysOf({ views }: MatrixShape): { tiles: string; weights: string; scores: string } {
@@ -56,14 +56,7 @@ export function teamBarrier({ views }: MatrixShape): string {
 /** Stores eight elements, the vec4u `value`, in the tiles. */
 export function storePiece({ views }: MatrixShape, at: string, value: string): string {
   if (views) return `\n    tile_pieces[(${at}) / 8u] = ${value};`;
-  const pairs = lines(4, (i) => `
-      let pair_${i} = halves(${value}.${"xyzw"[i]});
-      tiles[to + ${2 * i}u] = pair_${i}.x;
-      tiles[to + ${2 * i + 1}u] = pair_${i}.y;`);
-  return `
-    {
-      let to = ${at};${pairs}
-    }`;
+  return storeHalves("tiles", at, value);
 }
 
 /** Four scores as a vec4f. */

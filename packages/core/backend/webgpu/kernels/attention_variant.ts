@@ -90,6 +90,9 @@ export function tileShape(variant: TileVariant, headDim: number): TileShape {
 /** How an attention kernel is computed. */
 export type AttentionVariant = LaneVariant | TileVariant;
 
+/** How any attention kernel is computed, those on matrix units included. */
+export type LaunchVariant = AttentionVariant | ForwardVariant | MatrixVariant;
+
 /** The attention kernels: the forward, the gradient of the queries, and the gradients of keys and values. */
 export type AttentionKernel = "attention" | "attention_dq" | "attention_dkv";
 
@@ -186,7 +189,7 @@ export function chooseAttentionVariant(
 }
 
 /** Rows that a workgroup owns. */
-export function ownedRows(variant: AttentionVariant | ForwardVariant | MatrixVariant): number {
+export function ownedRows(variant: LaunchVariant): number {
   if (variant.kind === "forward_matrices") return variant.rows;
   if (variant.kind === "matrices") return variant.rows * variant.teams;
   return variant.kind === "tiles" ? variant.rows : variant.rows * variant.lanes;
@@ -200,7 +203,7 @@ export function ownedRows(variant: AttentionVariant | ForwardVariant | MatrixVar
  * @param searches searches of a bound that each row takes
  */
 export function maxStreamedRows(
-  variant: AttentionVariant | ForwardVariant | MatrixVariant,
+  variant: LaunchVariant,
   headDim: number,
   { maxLoopTurns, passes, searches }: { maxLoopTurns: number; passes: number; searches: number },
 ): number {
@@ -224,7 +227,7 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
 }
 
 /** Name of a variant, for the profile. */
-export function variantName(variant: AttentionVariant | ForwardVariant | MatrixVariant): string {
+export function variantName(variant: LaunchVariant): string {
   if (variant.kind === "forward_matrices") return `matrices ${variant.rows}x${variant.columns} by ${variant.step}`;
   if (variant.kind === "matrices") return `matrices ${variant.rows}x${variant.teams} by ${variant.step}`;
   if (variant.kind === "tiles") return `${variant.rows}x${variant.columns}`;

@@ -247,6 +247,20 @@ ${body}}
 `;
 }
 
+/** Stores eight elements, the vec4u `value`, from `at` on in an array of `half`. */
+export function storeHalves(array: string, at: string, value: string): string {
+  return `
+    {
+      let to = ${at};
+${
+    lines(4, (i) =>
+      `      let pair_${i} = halves(${value}.${"xyzw"[i]});
+      ${array}[to + ${2 * i}u] = pair_${i}.x;
+      ${array}[to + ${2 * i + 1}u] = pair_${i}.y;`)
+  }
+    }`;
+}
+
 /** As {@linkcode attentionMain} for kernels on matrix units, with the invocation's `lane` and `team`. */
 export function matrixMain(invocations: number, heads: string, body: string): string {
   return attentionMain(
