@@ -159,6 +159,19 @@ export interface ForcedOptions extends Partial<VariantDevice> {
   readonly onRun?: (call: KernelCall) => void;
 }
 
+/** A device with matrix units, as an H100 is by Dawn. */
+export const MATRIX_DEVICE = {
+  features: { f16: true, subgroups: true, subgroupMatrix: true },
+  limits: {
+    maxBindingBytes: 2 ** 31 - 4,
+    maxWorkgroupMemoryBytes: 49_152,
+    maxInvocations: 1024,
+    maxStorageBuffers: 16,
+    offsetAlignmentBytes: 64,
+    maxLoopTurns: Infinity,
+  },
+};
+
 /** The ops of a backend with every kernel computed by one variant, or for a device with other limits. */
 export function forcedOps(
   backend: WebGpuBackend,

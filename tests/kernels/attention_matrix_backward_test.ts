@@ -1,9 +1,21 @@
 import { assertEquals, assertThrows } from "@std/assert";
+import type { AttentionBackwardOptions } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
 import { matrixKeyGradient } from "../../packages/core/backend/webgpu/kernels/attention_matrix_backward.ts";
 import { chooseMatrixVariant, matrices } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
+import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { gpuTest } from "../_support/gpu.ts";
 import { assertOpMatchesReference } from "../_support/op_case.ts";
-import { forcedOps, halfInputsOf, MATRIX_CASES, positions, results, runAttention, shapeOf } from "./_attention.ts";
+import {
+  type AttentionCase,
+  forcedOps,
+  halfInputsOf,
+  MATRIX_CASES,
+  MATRIX_DEVICE,
+  positions,
+  results,
+  runAttention,
+  shapeOf,
+} from "./_attention.ts";
 
 /** Matrices one by one, in two steps a tile. */
 const SMALL = matrices(16, 2, 32, 16, { unit: "emulated" });
@@ -17,27 +29,29 @@ const TALL = matrices(32, 2, 16, 16, { unit: "emulated" });
  */
 const RESULTS = results({ absolute: 1e-2, relative: 2e-3 });
 
-for (const [name, attentionCase] of Object.entries(MATRIX_CASES)) {
-  gpuTest(`attention backward by matrices of ${name}`, async (backend) => {
-    const forced = forcedOps(backend, { backward: { queryVariant: SMALL, keyVariant: SMALL } });
-    const shape = shapeOf(attentionCase);
-    await assertOpMatchesReference(backend, {
-      inputs: halfInputsOf(attentionCase),
-      run: (ops, tensors) => runAttention(ops === backend.ops ? forced : ops, tensors, shape),
-      results: RESULTS,
-    }, ["own"]);
-  });
-}
-
-gpuTest("gradient of queries by several matrices a team", async (backend) => {
-  const attentionCase = { batch: 1, heads: 2, kvHeads: 1, headDim: 32, queries: positions(75), keys: positions(75) };
-  const forced = forcedOps(backend, { backward: { queryVariant: TALL } });
+async function assertBackward(
+  backend: WebGpuBackend,
+  attentionCase: AttentionCase,
+  backward: AttentionBackwardOptions,
+): Promise<void> {
+  const forced = forcedOps(backend, { backward });
   const shape = shapeOf(attentionCase);
   await assertOpMatchesReference(backend, {
     inputs: halfInputsOf(attentionCase),
     run: (ops, tensors) => runAttention(ops === backend.ops ? forced : ops, tensors, shape),
     results: RESULTS,
   }, ["own"]);
+}
+
+for (const [name, attentionCase] of Object.entries(MATRIX_CASES)) {
+  gpuTest(`attention backward by matrices of ${name}`, async (backend) => {
+    await assertBackward(backend, attentionCase, { queryVariant: SMALL, keyVariant: SMALL });
+  });
+}
+
+gpuTest("gradient of queries by several matrices a team", async (backend) => {
+  const attentionCase = { batch: 1, heads: 2, kvHeads: 1, headDim: 32, queries: positions(75), keys: positions(75) };
+  await assertBackward(backend, attentionCase, { queryVariant: TALL });
 });
 
 Deno.test("attention backward refuses matrices that rows are not shared out evenly by", () => {
@@ -47,15 +61,7 @@ Deno.test("attention backward refuses matrices that rows are not shared out even
 });
 
 Deno.test("attention backward takes matrices where the device has them and the head dim suits them", () => {
-  const limits = {
-    maxBindingBytes: 2 ** 31 - 4,
-    maxWorkgroupMemoryBytes: 49_152,
-    maxInvocations: 1024,
-    maxStorageBuffers: 16,
-    offsetAlignmentBytes: 64,
-    maxLoopTurns: Infinity,
-  };
-  const features = { f16: true, subgroups: true, subgroupMatrix: true };
+  const { features, limits } = MATRIX_DEVICE;
   const none = { ...features, subgroupMatrix: false };
   for (const kernel of ["attention_dq", "attention_dkv"] as const) {
     for (const headDim of [64, 128]) {

@@ -2,18 +2,21 @@ import { assert, assertEquals } from "@std/assert";
 import {
   chooseForwardVariant,
   forwardMatrices,
+  type ForwardVariant,
 } from "../../packages/core/backend/webgpu/kernels/attention_forward_variant.ts";
 import type { AttentionShape } from "../../packages/core/backend/ops.ts";
+import type { WebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { Scope } from "../../packages/core/tensor/scope.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
 import { gpuTest } from "../_support/gpu.ts";
-import { assertOpMatchesReference } from "../_support/op_case.ts";
+import { assertOpMatchesReference, type OpCase } from "../_support/op_case.ts";
 import {
   type AttentionCase,
   type AttentionOps,
   forcedOps,
   inputsOf,
   MATRIX_CASES,
+  MATRIX_DEVICE,
   positions,
   shapeOf,
   TOLERANCE,
@@ -43,29 +46,31 @@ function runForward(ops: AttentionOps, tensors: Record<Names, Tensor>, shape: At
   ops.attention(tensors, tensors.out, tensors.logSumExp, shape);
 }
 
+async function assertForward(
+  backend: WebGpuBackend,
+  attentionCase: AttentionCase,
+  forwardVariant: ForwardVariant,
+  results: OpCase<Names>["results"] = RESULTS,
+): Promise<void> {
+  const forced = forcedOps(backend, { forwardVariant });
+  const shape = shapeOf(attentionCase);
+  await assertOpMatchesReference(backend, {
+    inputs: forwardInputs(attentionCase),
+    run: (ops, tensors) => runForward(ops === backend.ops ? forced : ops, tensors, shape),
+    results,
+  }, ["own"]);
+}
+
 for (const [name, attentionCase] of Object.entries(MATRIX_CASES)) {
-  gpuTest(`f16: attention by matrices of ${name}`, async (backend) => {
-    const forced = forcedOps(backend, { forwardVariant: ONE_TEAM });
-    const shape = shapeOf(attentionCase);
-    await assertOpMatchesReference(backend, {
-      inputs: forwardInputs(attentionCase),
-      run: (ops, tensors) => runForward(ops === backend.ops ? forced : ops, tensors, shape),
-      results: RESULTS,
-    }, ["own"]);
-  });
+  gpuTest(`f16: attention by matrices of ${name}`, (backend) => assertForward(backend, attentionCase, ONE_TEAM));
 }
 
 // Scores reach ±80 in an order of their own, so that what weights are relative to moves in many tiles.
 gpuTest("f16: attention by matrices of several teams, of scores as large as 80", async (backend) => {
   const queries = positions(101);
   const attentionCase = { batch: 1, heads: 2, kvHeads: 1, headDim: 16, queries, keys: queries, std: 4.4 };
-  const forced = forcedOps(backend, { forwardVariant: TEAMS });
-  const shape = shapeOf(attentionCase);
-  await assertOpMatchesReference(backend, {
-    inputs: forwardInputs(attentionCase),
-    run: (ops, tensors) => runForward(ops === backend.ops ? forced : ops, tensors, shape),
-    results: { ...RESULTS, logSumExp: { absolute: 2e-4, relative: 1e-4 } },
-  }, ["own"]);
+  const logSumExp = { absolute: 2e-4, relative: 1e-4 };
+  await assertForward(backend, attentionCase, TEAMS, { ...RESULTS, logSumExp });
 });
 
 gpuTest("f16: attention by matrices resumes from parts of the keys in any order", async (backend) => {
@@ -92,15 +97,7 @@ gpuTest("f16: attention by matrices resumes from parts of the keys in any order"
 });
 
 Deno.test("attention takes matrices where the device has them and the head dim suits them", () => {
-  const limits = {
-    maxBindingBytes: 2 ** 31 - 4,
-    maxWorkgroupMemoryBytes: 49_152,
-    maxInvocations: 1024,
-    maxStorageBuffers: 16,
-    offsetAlignmentBytes: 64,
-    maxLoopTurns: Infinity,
-  };
-  const features = { f16: true, subgroups: true, subgroupMatrix: true };
+  const { features, limits } = MATRIX_DEVICE;
   for (const headDim of [64, 128]) assert(chooseForwardVariant(headDim, { features, limits }));
   assertEquals(chooseForwardVariant(72, { features, limits }), undefined);
   assertEquals(chooseForwardVariant(64, { features: { ...features, subgroupMatrix: false }, limits }), undefined);
