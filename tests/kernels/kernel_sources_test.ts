@@ -1,6 +1,8 @@
 import { assertEquals } from "@std/assert";
 import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/dispatch.ts";
 import { adamw } from "../../packages/core/backend/webgpu/kernels/adamw.ts";
+import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
+import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
 import { attentionDelta } from "../../packages/core/backend/webgpu/kernels/attention_delta.ts";
 import { copyColumns } from "../../packages/core/backend/webgpu/kernels/columns.ts";
 import { crossEntropy } from "../../packages/core/backend/webgpu/kernels/cross_entropy.ts";
@@ -11,6 +13,7 @@ import {
   gatedActivationBackward,
 } from "../../packages/core/backend/webgpu/kernels/gated_activation.ts";
 import { initNormal } from "../../packages/core/backend/webgpu/kernels/init_normal.ts";
+import { matmul } from "../../packages/core/backend/webgpu/kernels/matmul.ts";
 import { rmsNorm } from "../../packages/core/backend/webgpu/kernels/rms_norm.ts";
 import { rmsNormBackward } from "../../packages/core/backend/webgpu/kernels/rms_norm_backward.ts";
 import { rope } from "../../packages/core/backend/webgpu/kernels/rope.ts";
@@ -42,6 +45,18 @@ function callAll(dispatcher: Dispatcher, t: TestTensors, dtype: DType, columns: 
     }
   }
   attentionDelta(dispatcher, { out: x, dOut: y, delta: t.empty([rows, 1]) }, 1);
+  if (columns <= 40) {
+    const inputs = { q: x, k: y, v: z, queryPositions: ids, keyPositions: ids };
+    const shape = { batch: 1, heads: 1, kvHeads: 1, headDim: columns, scale: 1 };
+    const [out, perRow] = [matrix(), t.empty([rows, 1])];
+    for (const resume of [false, true]) attention(dispatcher, inputs, out, perRow, shape, { resume });
+    const gradients = { dq: matrix(), dk: matrix(), dv: matrix() };
+    attentionBackward(dispatcher, inputs, out, perRow, t.empty([rows, 1]), gradients, shape);
+  }
+  for (const accumulate of [false, true]) {
+    matmul(dispatcher, x, y, t.empty([rows, rows]), { transposeB: true, accumulate });
+    matmul(dispatcher, x, y, t.empty([columns, columns]), { transposeA: true, accumulate });
+  }
   embedding(dispatcher, ids, x, y);
   embeddingBackward(dispatcher, ids, t.empty([rows, 3], "u32"), x, matrix("f32"));
   crossEntropy(dispatcher, { logits: x, labels: ids, losses: rstd }, 1);

@@ -8,9 +8,9 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import type { Dispatcher } from "../dispatch.ts";
+import { type Dispatcher, sourceOf } from "../dispatch.ts";
 import { laneKeyGradient, laneQueryGradient } from "./attention_lane_backward.ts";
-import { areMatrixRows, type AttentionLaunch, launchAttention, MATRIX_LOAD, sourceOnce } from "./attention_launch.ts";
+import { areMatrixRows, type AttentionLaunch, launchAttention, MATRIX_LOAD } from "./attention_launch.ts";
 import { matrixKeyGradient, matrixQueryGradient } from "./attention_matrix_backward.ts";
 import { chooseMatrixVariant, type MatrixKernel, type MatrixVariant } from "./attention_matrix_variant.ts";
 import { tileKeyGradient, tileQueryGradient } from "./attention_tile_backward.ts";
@@ -74,14 +74,13 @@ function fittingTerms({ limits }: Dispatcher, owners: "queries" | "keys"): reado
 function queryGradients(dispatcher: Dispatcher, variant: AttentionVariant | MatrixVariant): AttentionLaunch[] {
   const kernel = `attention_dq ${variantName(variant)}`;
   if (variant.kind === "matrices") {
-    return [matrixLaunch(dispatcher, kernel, variant, "queries", matrixQueryGradient)];
+    return [matrixLaunch(kernel, variant, "queries", matrixQueryGradient)];
   }
   return fittingTerms(dispatcher, "queries").map((terms) => ({
     kernel,
     variant,
     code: (layout) =>
-      sourceOnce(
-        dispatcher,
+      sourceOf(
         ["attention_dq", variant, layout, terms],
         () => variant.kind === "tiles" ? tileQueryGradient(variant, layout, terms) : laneQueryGradient(variant, layout),
       ),
@@ -92,13 +91,12 @@ function queryGradients(dispatcher: Dispatcher, variant: AttentionVariant | Matr
 
 function keyGradients(dispatcher: Dispatcher, variant: AttentionVariant | MatrixVariant): AttentionLaunch[] {
   const kernel = `attention_dkv ${variantName(variant)}`;
-  if (variant.kind === "matrices") return [matrixLaunch(dispatcher, kernel, variant, "keys", matrixKeyGradient)];
+  if (variant.kind === "matrices") return [matrixLaunch(kernel, variant, "keys", matrixKeyGradient)];
   return fittingTerms(dispatcher, "keys").map((terms) => ({
     kernel,
     variant,
     code: (layout) =>
-      sourceOnce(
-        dispatcher,
+      sourceOf(
         ["attention_dkv", variant, layout, terms],
         () => variant.kind === "tiles" ? tileKeyGradient(variant, layout, terms) : laneKeyGradient(variant, layout),
       ),
@@ -108,7 +106,6 @@ function keyGradients(dispatcher: Dispatcher, variant: AttentionVariant | Matrix
 }
 
 function matrixLaunch(
-  dispatcher: Dispatcher,
   kernel: string,
   variant: MatrixVariant,
   owners: "queries" | "keys",
@@ -118,7 +115,7 @@ function matrixLaunch(
     kernel,
     variant,
     code: ({ headDim, ranged }) =>
-      sourceOnce(dispatcher, [owners, variant, headDim, ranged], () => make(variant, headDim, { ranged })),
+      sourceOf(["attention backward", owners, variant, headDim, ranged], () => make(variant, headDim, { ranged })),
     operands: backwardOperands(owners, ALL_TERMS),
     owners,
     loadElements: MATRIX_LOAD,

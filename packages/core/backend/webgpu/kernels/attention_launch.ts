@@ -9,7 +9,15 @@ import { Scope } from "../../../tensor/scope.ts";
 import { ELEMENT_BYTES, elementBytes } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape } from "../../ops.ts";
-import { bindingElements, canVectorize, type Dispatcher, linearGrid, residual, type RowBlock } from "../dispatch.ts";
+import {
+  bindingElements,
+  canVectorize,
+  type Dispatcher,
+  type KernelSource,
+  linearGrid,
+  residual,
+  type RowBlock,
+} from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
 import { type LaunchVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
@@ -36,26 +44,13 @@ export interface AttentionLaunch {
   /** How it is computed. */
   readonly variant: LaunchVariant;
   /** Makes the WGSL for one part of the work. */
-  readonly code: (layout: AttentionLayout, part: AttentionPart) => string;
+  readonly code: (layout: AttentionLayout, part: AttentionPart) => KernelSource;
   /** Operands in the order of bindings. */
   readonly operands: readonly AttentionOperand[];
   /** Side whose rows the workgroups own; the rows of the other side stream past. */
   readonly owners: "queries" | "keys";
   /** Elements of rows of heads that an element of their bindings holds. Default: what the layout says. */
   readonly loadElements?: number;
-}
-
-/** WGSL of each dispatcher's kernels; making it takes longer than encoding a dispatch. */
-const SOURCES = new WeakMap<Dispatcher, Map<string, string>>();
-
-/** The WGSL that `make` returns, made once for each dispatcher and list of what it depends on. */
-export function sourceOnce(dispatcher: Dispatcher, dependencies: readonly unknown[], make: () => string): string {
-  let sources = SOURCES.get(dispatcher);
-  if (!sources) SOURCES.set(dispatcher, sources = new Map());
-  const key = JSON.stringify(dependencies);
-  let source = sources.get(key);
-  if (source === undefined) sources.set(key, source = make());
-  return source;
 }
 
 /** What a dispatch sees of the sequences. */

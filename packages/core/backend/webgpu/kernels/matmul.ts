@@ -19,6 +19,7 @@ import {
   linearGrid,
   residual,
   type RowBlock,
+  sourceOf,
 } from "../dispatch.ts";
 import { type MatmulForm, type MatmulParams, PARAM_NAMES } from "./matmul_form.ts";
 import { lanesSource } from "./matmul_lanes.ts";
@@ -220,7 +221,7 @@ function matmulBlock(
   const dtypes = form.half ? ` f16${form.halfOut ? "" : " to f32"}` : "";
   dispatcher.run({
     kernel: `matmul ${dims.layout}${dtypes} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`,
-    code: source(variant, form, unit),
+    code: sourceOf(["matmul", variant, form, unit], () => source(variant, form, unit)),
     tensors: [
       { tensor: a.view, access: "read" },
       { tensor: b.view, access: "read" },
@@ -231,21 +232,9 @@ function matmulBlock(
   });
 }
 
-/** Sources by variant and form. Making one takes longer than encoding a dispatch, and equal ones are the same string. */
-const sources = new Map<string, string>();
-
 function source(variant: MatmulVariant, form: MatmulForm, unit: MatrixUnit): string {
-  const key = JSON.stringify([variant, form, unit]);
-  let code = sources.get(key);
-  if (code === undefined) {
-    code = variant.kind === "units"
-      ? unitsSource(variant, form, unit)
-      : variant.kind === "tiles"
-      ? tilesSource(variant, form)
-      : lanesSource(variant, form);
-    sources.set(key, code);
-  }
-  return code;
+  if (variant.kind === "units") return unitsSource(variant, form, unit);
+  return variant.kind === "tiles" ? tilesSource(variant, form) : lanesSource(variant, form);
 }
 
 /** An operand as one dispatch sees it; start and stride count what it is bound as. */
