@@ -150,6 +150,7 @@ export { addFloats, bytesOf, floatsOf, pairedSegment, type Segment, segmentBound
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
+export type { HostMemory } from "./transport/host_memory.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";

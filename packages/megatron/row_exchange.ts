@@ -16,7 +16,6 @@ import {
   type Region,
   release,
   Scope,
-  SharedMemory,
   type Tensor,
   tensorFrom,
 } from "@mst/core";
@@ -40,8 +39,7 @@ export interface RowExchange extends Pick<Region, "gather" | "scatterSum"> {
 /** Exchanges over the ranks of a group. */
 export function createRowExchange({ backend, group, clock }: RowExchangeOptions): RowExchange {
   const { ops } = backend;
-  const { rank } = group;
-  const memory = new SharedMemory();
+  const { rank, memory } = group;
 
   async function exchange(parts: readonly Float32Array[]): Promise<Float32Array[]> {
     const messages = parts.map((part, to) => to === rank ? new Uint8Array(0) : bytesOf(part));
@@ -87,7 +85,7 @@ export function createRowExchange({ backend, group, clock }: RowExchangeOptions)
     ops.add(terms, out);
 
     /** Adds the own rows of this rank's term, and reads those of the others. */
-    async function readTerms(): Promise<Float32Array<SharedArrayBuffer>[]> {
+    async function readTerms(): Promise<Float32Array[]> {
       using scope = new Scope();
       const term = scope.own(backend.empty([counts.reduce((sum, count) => sum + count, 0), dim], "communication"));
       produce(term, false);

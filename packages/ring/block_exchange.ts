@@ -10,9 +10,9 @@ import {
   type Backend,
   bytesOf,
   type ExchangeClock,
+  type HostMemory,
   type ProcessGroup,
   Scope,
-  type SharedMemory,
   type Tensor,
 } from "@mst/core";
 import { HostPiece } from "./host_piece.ts";
@@ -55,7 +55,7 @@ export interface BlockExchangeOptions {
   /** Measures for how long ranks exchange. */
   readonly clock: ExchangeClock;
   /** What blocks are read into. */
-  readonly memory: SharedMemory;
+  readonly memory: HostMemory;
   /** Elements of k, as of v, of each rank's block. */
   readonly elements: readonly number[];
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { floatsOf, release, type SharedMemory } from "@mst/core";
+import { floatsOf, type HostMemory, release } from "@mst/core";
 
 /** One handle on values, to be freed once; their memory goes back with the last one. */
 export class HostPiece {
@@ -21,7 +21,7 @@ export class HostPiece {
   }
 
   /** A piece of undefined contents in memory that is given back when it is freed. */
-  static allocate(memory: SharedMemory, length: number): HostPiece {
+  static allocate(memory: HostMemory, length: number): HostPiece {
     const values = memory.floats(length);
     return new HostPiece(values, () => memory.give(values));
   }

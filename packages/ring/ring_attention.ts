@@ -17,12 +17,12 @@ import {
   ELEMENT_BYTES,
   elementBytes,
   type ExchangeClock,
+  type HostMemory,
   keepAttentionOutput,
   type ProcessGroup,
   type Saved,
   savedTensors,
   Scope,
-  type SharedMemory,
   type Tensor,
   tensorFrom,
   type TokenPartition,
@@ -41,7 +41,7 @@ export interface RingAttentionOptions {
   /** Measures for how long ranks exchange. */
   readonly clock: ExchangeClock;
   /** Memory of the host that blocks are read into. */
-  readonly memory: SharedMemory;
+  readonly memory: HostMemory;
   /** Dims of attention. */
   readonly shape: AttentionShape;
   /** Positions of every rank. */

@@ -21,7 +21,6 @@ import {
   positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
-  SharedMemory,
   type TokenPartition,
   zigZagPartition,
 } from "@mst/core";
@@ -44,7 +43,7 @@ export interface RingOptions {
  */
 export function createRingStrategy({ backend, group, placement = "zigzag" }: RingOptions): SequenceStrategy {
   const clock = new ExchangeClock();
-  const memory = new SharedMemory();
+  const { memory } = group;
   const split = placement === "zigzag" ? zigZagPartition : contiguousPartition;
 
   return {

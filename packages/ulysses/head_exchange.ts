@@ -13,11 +13,11 @@ import {
   type DType,
   type ExchangeClock,
   floatsOf,
+  type HostMemory,
   type ProcessGroup,
   release,
   Scope,
   type Shape,
-  type SharedMemory,
   type Tensor,
   type TokenPartition,
 } from "@mst/core";
@@ -32,7 +32,7 @@ export interface HeadExchangeOptions {
   /** Measures for how long ranks exchange. */
   readonly clock: ExchangeClock;
   /** Memory of the host that parts are read into. */
-  readonly memory: SharedMemory;
+  readonly memory: HostMemory;
   /** Sequences in the batch. */
   readonly batch: number;
   /** Positions of every rank: one contiguous block each, in rank order. */

@@ -19,7 +19,6 @@ import {
   positionBytes,
   type ProcessGroup,
   type SequenceStrategy,
-  SharedMemory,
   subgroup,
   type TokenPartition,
   UnsupportedTopologyError,
@@ -61,7 +60,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
     );
   }
   const clock = new ExchangeClock();
-  const memory = new SharedMemory();
+  const { memory } = group;
   const weights = createReplicatedWeights(backend, group, clock);
   const first = inner.rank * ranks;
   const trading = subgroup(group, Array.from({ length: ranks }, (_, i) => first + i));
@@ -88,7 +87,7 @@ function createNestedStrategy(backend: Backend, group: ProcessGroup, inner: Sequ
 
 function createFlatStrategy(backend: Backend, group: ProcessGroup): SequenceStrategy {
   const clock = new ExchangeClock();
-  const memory = new SharedMemory();
+  const { memory } = group;
   const isAlone = group.size === 1;
 
   return {

@@ -76,14 +76,14 @@ Deno.test("the next bucket is read while two are exchanged, in memory that is us
   };
   const slow = {
     size: 2,
+    memory: new SharedMemory(),
     async allReduce(): Promise<void> {
       underWay++;
       await new Promise((resolve) => setTimeout(resolve, 100));
       underWay--;
     },
   } as unknown as ProcessGroup;
-  const memory = new SharedMemory();
-  for (let time = 0; time < 2; time++) await allReduceGradients(backend, slow, tensors, memory);
+  for (let time = 0; time < 2; time++) await allReduceGradients(backend, slow, tensors);
   assertEquals([underWayAtReads.length, Math.max(...underWayAtReads)], [12, 2]);
   assertEquals(buffers.size, 3);
   tensors.forEach((tensor) => tensor.free());

@@ -7,7 +7,6 @@
 import type { Backend } from "../backend/backend.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
-import { SharedMemory } from "../transport/shared_memory.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
 import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
 import {
@@ -45,7 +44,6 @@ export function createReplicatedWeights(
   group: ProcessGroup,
   clock: ExchangeClock,
 ): ReplicatedWeights {
-  const memory = new SharedMemory();
   let bytesSentBefore = group.stats.bytesSent;
   let reductions = 0;
 
@@ -54,15 +52,15 @@ export function createReplicatedWeights(
     ranks: group.size,
 
     reduceGradients(gradients: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => allReduceGradients(backend, group, gradients, memory));
+      return clock.exchange(() => allReduceGradients(backend, group, gradients));
     },
 
     reduceScatterGradients(gradients: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => reduceScatterGradients(backend, group, gradients, memory));
+      return clock.exchange(() => reduceScatterGradients(backend, group, gradients));
     },
 
     gatherWeights(weights: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => allGatherWeights(backend, group, weights, memory));
+      return clock.exchange(() => allGatherWeights(backend, group, weights));
     },
 
     async reduceScatter(parts: Promise<readonly Float32Array[]>): Promise<void> {

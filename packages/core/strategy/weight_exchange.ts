@@ -10,7 +10,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
-import { SharedMemory } from "../transport/shared_memory.ts";
+import type { HostMemory } from "../transport/host_memory.ts";
 
 /** Tensors are read from the device in groups of about this size. */
 const BUCKET_FLOATS = 8 * 2 ** 20;
@@ -20,17 +20,14 @@ const BUCKETS_UNDER_WAY = 2;
 
 /**
  * Replaces every gradient by its sum over the ranks of the group, bitwise the same on all of them.
- *
- * @param memory what gradients are read into; kept by callers that come again
  */
 export async function allReduceGradients(
   backend: Backend,
   group: ProcessGroup,
   gradients: readonly Tensor[],
-  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
-  await forEachRead(backend, memory, gradients, async (values, i) => {
+  await forEachRead(backend, group.memory, gradients, async (values, i) => {
     await group.allReduce(values);
     backend.write(gradients[i], values);
   });
@@ -41,10 +38,9 @@ export async function reduceScatterGradients(
   backend: Backend,
   group: ProcessGroup,
   gradients: readonly Tensor[],
-  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
-  await forEachRead(backend, memory, gradients, async (values, i) => {
+  await forEachRead(backend, group.memory, gradients, async (values, i) => {
     const sum = await group.reduceScatter(values);
     using segment = segmentOf(gradients[i], group, group.rank);
     if (sum.length > 0) backend.write(segment, sum);
@@ -57,12 +53,11 @@ export async function allGatherWeights(
   backend: Backend,
   group: ProcessGroup,
   weights: readonly Tensor[],
-  memory: SharedMemory = new SharedMemory(),
 ): Promise<void> {
   if (group.size === 1) return;
   const own = weights.map((weight) => segmentWords(weight, group, group.rank));
   try {
-    await forEachRead(backend, memory, own, async (values, i) => {
+    await forEachRead(backend, group.memory, own, async (values, i) => {
       const parts = await group.allGather(bytesOf(values));
       for (const [rank, part] of parts.entries()) {
         using segment = segmentWords(weights[i], group, rank);
@@ -138,7 +133,7 @@ function segmentWords(tensor: Tensor, group: ProcessGroup, rank: number): Tensor
  */
 async function forEachRead(
   backend: Backend,
-  memory: SharedMemory,
+  memory: HostMemory,
   tensors: readonly Tensor[],
   exchange: (values: Float32Array, index: number) => Promise<void>,
 ): Promise<void> {

@@ -5,6 +5,7 @@
  */
 import type { ConnectOptions } from "./connect_options.ts";
 import { PeerError, type PeerFailure } from "./errors.ts";
+import type { HostMemory } from "./host_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { addStats, statsSince } from "./stats.ts";
 
@@ -83,6 +84,10 @@ class LaneGroup implements ProcessGroup {
 
   get signal(): AbortSignal {
     return this.#controller.signal;
+  }
+
+  get memory(): HostMemory {
+    return this.#lanes[0].memory;
   }
 
   send(to: number, data: Uint8Array, label: string): Promise<void> {

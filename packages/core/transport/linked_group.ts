@@ -8,6 +8,7 @@ import { PeerError, type PeerFailure, type PeerOperation } from "./errors.ts";
 import { labelBytes, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES } from "./frame.ts";
 import { type Link, LinkFailedError } from "./link.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
+import { SharedMemory } from "./shared_memory.ts";
 import { StatsCounter } from "./stats.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -29,6 +30,7 @@ export class LinkedGroup implements ProcessGroup {
   readonly rank: number;
   readonly size: number;
   step = 0;
+  readonly memory = new SharedMemory();
   readonly #links: readonly (Link | undefined)[];
   readonly #activity: string;
   readonly #release: (() => Promise<void> | undefined) | undefined;

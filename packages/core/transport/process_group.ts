@@ -7,6 +7,8 @@
  * @module
  */
 
+import type { HostMemory } from "./host_memory.ts";
+
 /** Exact counts of what one rank has exchanged. Bytes are those of the payloads, without frame headers. */
 export interface TransportStats {
   /** Payload bytes handed to `send`, by the caller or inside a collective. */
@@ -40,6 +42,8 @@ export interface ProcessGroup {
   readonly stats: TransportStats;
   /** Aborted with the {@linkcode PeerError} once the group has failed, so that long work between exchanges can stop. */
   readonly signal: AbortSignal;
+  /** What to send from, so that the group need not copy it first. */
+  readonly memory: HostMemory;
 
   /**
    * Sends one message, which the receiver finds by (sender, label), first in first out per label.

@@ -4,18 +4,20 @@
  * @module
  */
 
+import type { HostMemory } from "./host_memory.ts";
+
 /** Lengths are rounded up to this, so that buffers of about the same length serve one another. */
 const GRAIN_BYTES = 64 * 1024;
 
-/** Buffers that are kept while nobody uses them; a ring may lend a pair to each layer. */
-const MAX_IDLE_BUFFERS = 64;
+/** Buffers that are kept while nobody uses them; a ring lends several pieces to each layer. */
+const MAX_IDLE_BUFFERS = 256;
 
 /**
  * Hands out memory from which a process group in a worker sends, and in which it sums, without a copy (see
  * `connectWorkerGroup`). Memory that comes back is handed out again: fresh pages from the operating system cost several
  * times what copying to them does. The contents of what is handed out are undefined.
  */
-export class SharedMemory {
+export class SharedMemory implements HostMemory {
   /** Least recently used first. */
   readonly #idle: SharedArrayBuffer[] = [];
 
@@ -30,8 +32,8 @@ export class SharedMemory {
   }
 
   /** Takes back what nobody reads or writes any more; once for each array taken. */
-  give({ buffer }: ArrayBufferView<SharedArrayBuffer>): void {
-    this.#idle.push(buffer);
+  give({ buffer }: ArrayBufferView): void {
+    this.#idle.push(buffer as SharedArrayBuffer);
     if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift();
   }
 

@@ -5,6 +5,7 @@
  */
 import * as collectives from "./collectives.ts";
 import { labelBytes } from "./frame.ts";
+import type { HostMemory } from "./host_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { StatsCounter } from "./stats.ts";
 
@@ -65,6 +66,10 @@ class Subgroup implements ProcessGroup {
 
   get signal(): AbortSignal {
     return this.#group.signal;
+  }
+
+  get memory(): HostMemory {
+    return this.#group.memory;
   }
 
   async send(to: number, data: Uint8Array, label: string): Promise<void> {

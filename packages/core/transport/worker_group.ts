@@ -84,7 +84,7 @@ class WorkerGroup implements ProcessGroup {
   readonly #options: ConnectOptions;
   readonly #connected = Promise.withResolvers<void>();
   readonly #disconnected = Promise.withResolvers<void>();
-  readonly #memory = new SharedMemory();
+  readonly memory = new SharedMemory();
   readonly #collectives = new StatsCounter();
   readonly #controller = new AbortController();
   readonly #pending = new Map<number, PendingCall>();
@@ -240,14 +240,14 @@ class WorkerGroup implements ProcessGroup {
     const shared = arrays.map((array) => this.#share(array));
     const result = await call(shared);
     shared.forEach((array, i) => {
-      if (array !== arrays[i]) this.#memory.give(array as ArrayBufferView<SharedArrayBuffer>);
+      if (array !== arrays[i]) this.memory.give(array);
     });
     return result;
   }
 
   #share<View extends Uint8Array | Float32Array>(array: View): View {
     if (isShared(array)) return array;
-    const copy = array instanceof Float32Array ? this.#memory.floats(array.length) : this.#memory.bytes(array.length);
+    const copy = array instanceof Float32Array ? this.memory.floats(array.length) : this.memory.bytes(array.length);
     copy.set(array);
     return copy as Uint8Array | Float32Array as View;
   }
