@@ -29,6 +29,7 @@ export { type GatheredRows, type Region, type RowSlice, rowsOfSlice, WHOLE_REGIO
 export { sequential } from "./layer/sequential.ts";
 export { type BytesByTag, Ledger, type LedgerOptions, type PeakMemory } from "./memory/ledger.ts";
 export { MemoryBudgetError } from "./memory/memory_budget_error.ts";
+export * from "./mini_sequence/auto_chunks.ts";
 export * from "./mini_sequence/chunk_plan.ts";
 export {
   lmHeadLogits,

@@ -57,7 +57,7 @@ gpuTest("--profile prints the time of kernels on the device", async () => {
 });
 
 gpuTest("a variant without enough memory is a row of --compare", async () => {
-  // Logits of all rows at once are more than the largest buffer; a mini-sequence of them is 128 times smaller.
+  // Logits of all rows at once are more than the largest buffer; a mini-sequence of them is many times smaller.
   const [vocab, seqTokens] = [8192, 10];
   const { maxBufferSize } = (await navigator.gpu.requestAdapter())!.limits;
   const batch = Math.ceil(1.02 * maxBufferSize / (4 * vocab * seqTokens));

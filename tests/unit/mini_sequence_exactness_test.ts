@@ -1,17 +1,17 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
   type Backend,
+  chunkCounts,
   type Chunks,
   createDecoder,
   createParameters,
   createReferenceBackend,
   createSingleStrategy,
-  headChunkCount,
   IGNORED_LABEL,
   type Layer,
   miniSequence,
-  mlpChunkCount,
   type ModelConfig,
+  parseTrainConfig,
   planChunks,
   recompute,
   RECOMPUTE_POLICIES,
@@ -54,8 +54,7 @@ async function lossAndGradients(model: ModelConfig, batch: TokenBatch, run: Run)
     parameters,
     strategy,
     seqTokens,
-    mlpChunks: mlpChunkCount(mlpChunks, batch.inputs.length, model.dim),
-    headChunks: headChunkCount(headChunks, model.vocab, model.dim),
+    ...chunkCounts(model, parseTrainConfig({ seqTokens, batch: batch.batch, mlpChunks, headChunks }), strategy),
     policy,
   });
   let loss = 0;
@@ -180,15 +179,6 @@ Deno.test("mini-sequences cover every row once and differ by one row at most", (
   }
   assertThrows(() => planChunks(8, 0), RangeError, "Cannot cut 8 rows into 0 mini-sequences");
   assertThrows(() => planChunks(8, 1.5), RangeError);
-});
-
-Deno.test("the automatic number of mini-sequences follows the paper", () => {
-  assertEquals(mlpChunkCount("auto", 4096, 4096), 1);
-  assertEquals(mlpChunkCount("auto", 4097, 4096), 2);
-  assertEquals(mlpChunkCount("auto", 6, 4096), 1);
-  assertEquals(mlpChunkCount(7, 6, 4096), 7);
-  assertEquals(headChunkCount("auto", 128256, 4096), 32); // Llama 3
-  assertEquals(headChunkCount("auto", 256000, 3584), 72); // Gemma 2
 });
 
 /** A layer written by a user: y = x · w (elementwise, w a number), without `apply`, `rematerialize` or `out`. */

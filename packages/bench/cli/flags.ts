@@ -48,7 +48,10 @@ const RUN_FLAGS = {
       "auto: dawn if it finds tensor cores, else webgpu if there is a driver, else reference",
     otherwise: "auto",
   }),
-  "mini-sequence": chunks("mini-sequences per MLP and LM head; auto: the rule of the paper", "auto"),
+  "mini-sequence": chunks(
+    "mini-sequences per MLP and LM head; auto: as few as hardly raise the peak, at most those of the paper",
+    "auto",
+  ),
   "mlp-chunks": chunks("mini-sequences per MLP", "--mini-sequence"),
   "head-chunks": chunks("mini-sequences per LM head", "--mini-sequence"),
   recompute: choice(RECOMPUTE_POLICIES, {

@@ -30,7 +30,7 @@ export const PRECISION_NAMES = ["f32", "mixed"] as const;
 /** Element type of AdamW's moments; `auto` takes bf16 where weights are f16, else f32. */
 export const OPTIMIZER_STATES = ["auto", "f32", "bf16"] as const;
 
-/** Number of mini-sequences: a count, or `auto` for the rule of the paper (Luo et al. 2024, section 3.4). */
+/** Number of mini-sequences: a count, or `auto` for the rule of `mini_sequence/auto_chunks.ts`. */
 export const chunksSchema = z.union([z.literal("auto"), count]);
 
 /** Schema of the single settings of {@linkcode TrainConfig}. */

@@ -4,8 +4,6 @@
  * @module
  */
 
-import type { Chunks } from "../config/train_config.ts";
-
 /** A mini-sequence: rows `start` to `end` (exclusive). */
 export interface Chunk {
   /** First row. */
@@ -39,17 +37,4 @@ export function planChunks(rows: number, count: number): Chunk[] {
 export function longestChunk(rows: number, count: number): number {
   const [first] = planChunks(rows, count);
   return first.end - first.start;
-}
-
-/**
- * Number of mini-sequences of the MLP: `auto` makes them at most `dim` rows long (C = d, one when rows ≤ d), at which a
- * slice reads its weights no more often than its activations (Luo et al. 2024, section 3.4).
- */
-export function mlpChunkCount(chunks: Chunks, rows: number, dim: number): number {
-  return chunks === "auto" ? Math.max(1, Math.ceil(rows / dim)) : chunks;
-}
-
-/** Number of mini-sequences of the LM head: `auto` takes ⌈V/d⌉ (Luo et al. 2024, section 3.4). */
-export function headChunkCount(chunks: Chunks, vocab: number, dim: number): number {
-  return chunks === "auto" ? Math.ceil(vocab / dim) : chunks;
 }
