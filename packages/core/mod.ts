@@ -103,6 +103,7 @@ export { UnsupportedTopologyError } from "./strategy/unsupported.ts";
 export { allReduceGradients } from "./strategy/weight_exchange.ts";
 export { type Freeable, type Saved, savedGroup, savedTensors, Scope } from "./tensor/scope.ts";
 export { type DType, ELEMENT_BYTES, elementBytes, elementCount, sameShape, type Shape } from "./tensor/shape.ts";
+export { addHalves } from "./tensor/half.ts";
 export { momentType, type Precision, PRECISIONS } from "./tensor/precision.ts";
 export { MEMORY_TAGS, type MemoryTag, type Storage, Tensor } from "./tensor/tensor.ts";
 export { type Checkpoint, CHECKPOINT_FILES, checkSavable, readCheckpoint } from "./train/checkpoint_files.ts";
@@ -150,6 +151,7 @@ export {
 export { addFloats, bytesOf, floatsOf, pairedSegment, type Segment, segmentBounds } from "./transport/collectives.ts";
 export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } from "./transport/errors.ts";
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
+export { shareMemory, type ShareMemoryOptions } from "./transport/mapped_group.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
 export type { HostMemory } from "./transport/host_memory.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";

@@ -7,8 +7,12 @@
 
 import {
   addFloats,
+  addHalves,
   type Backend,
   bytesOf,
+  type DType,
+  ELEMENT_BYTES,
+  elementBytes,
   type ExchangeClock,
   type HostMemory,
   type ProcessGroup,
@@ -17,10 +21,10 @@ import {
 } from "@mst/core";
 import { HostPiece } from "./host_piece.ts";
 
-/** Floats of a whole piece: long enough for the throughput of a link, several to a block of a long sequence. */
-export const PIECE_FLOATS = 2 ** 20;
+/** Words of 4 bytes of a whole piece: long enough for the throughput of a link, several to a block of a long sequence. */
+export const PIECE_WORDS = 2 ** 20;
 
-/** Two matrices, k and v or dk and dv. */
+/** Two matrices, k and v or dk and dv, of the element type of the exchange. */
 export type Pair = readonly [Tensor, Tensor];
 
 /**
@@ -58,6 +62,8 @@ export interface BlockExchangeOptions {
   readonly memory: HostMemory;
   /** Elements of k, as of v, of each rank's block. */
   readonly elements: readonly number[];
+  /** Their type, f32 or f16; they travel as they lie. */
+  readonly dtype: DType;
 }
 
 /** Frees a block once it is there. */
@@ -67,7 +73,7 @@ export async function freeBlock(block: HostBlock): Promise<void> {
 
 /** Exchanges between neighbours of a group. */
 export function createBlockExchange(
-  { backend, group, clock, memory, elements }: BlockExchangeOptions,
+  { backend, group, clock, memory, elements, dtype }: BlockExchangeOptions,
 ): BlockExchange {
   const { rank, size } = group;
   const next = (rank + 1) % size;
@@ -85,7 +91,8 @@ export function createBlockExchange(
   /** Receives the pieces of the block, or of the sum for it, that comes in a round. */
   function receive(what: string, round: number): HostBlock {
     const owner = (rank - round + size) % size;
-    const pieces = pairSpans(elements[owner]).map((_, i) =>
+    const words = elements[owner] * elementBytes(dtype) / ELEMENT_BYTES;
+    const pieces = pairSpans(words).map((_, i) =>
       handled(group.recv(previous, labelOf(what, round, i)).then(HostPiece.received))
     );
     handled(clock.exchange(() => Promise.all(pieces)));
@@ -95,8 +102,9 @@ export function createBlockExchange(
   return {
     read(pair: Pair): HostBlock {
       using scope = new Scope();
-      const spans = pairSpans(pair[0].size);
-      const views = spans.map(({ matrix, start, end }) => scope.own(pair[matrix].elements(start, end)));
+      const words = pair.map((tensor) => scope.own(tensor.words()));
+      const spans = pairSpans(words[0].size);
+      const views = spans.map(({ matrix, start, end }) => scope.own(words[matrix].elements(start, end)));
       const pieces = spans.map(({ start, end }) => HostPiece.allocate(memory, end - start));
       const arrivals = pieces.map(() => Promise.withResolvers<HostPiece>());
       arrivals.forEach(({ promise }) => handled(promise));
@@ -106,9 +114,11 @@ export function createBlockExchange(
     },
 
     async write(block: HostBlock, pair: Pair, { keep = false } = {}): Promise<void> {
-      for (const [i, { matrix, start, end }] of pairSpans(pair[0].size).entries()) {
+      using scope = new Scope();
+      const words = pair.map((tensor) => scope.own(tensor.words()));
+      for (const [i, { matrix, start, end }] of pairSpans(words[0].size).entries()) {
         const piece = await block[i];
-        using view = pair[matrix].elements(start, end);
+        using view = words[matrix].elements(start, end);
         backend.write(view, piece.values);
         if (!keep) piece.free();
       }
@@ -126,7 +136,7 @@ export function createBlockExchange(
 
     addAndPass(what: string, round: number, part: HostBlock): Promise<void> {
       const earlier = round > 1 ? receive(what, round) : undefined;
-      const sums = part.map((coming, i) => handled(earlier ? addInto(coming, earlier[i]) : coming));
+      const sums = part.map((coming, i) => handled(earlier ? addInto(coming, earlier[i], dtype) : coming));
       return handled(clock.exchange(() => send(sums, what, round + 1)));
     },
 
@@ -140,19 +150,20 @@ function labelOf(what: string, round: number, piece: number): string {
 }
 
 /** Adds what earlier ranks have to this rank's part, which is then the sum. */
-async function addInto(part: Promise<HostPiece>, earlier: Promise<HostPiece>): Promise<HostPiece> {
+async function addInto(part: Promise<HostPiece>, earlier: Promise<HostPiece>, dtype: DType): Promise<HostPiece> {
   const [sum, term] = await Promise.all([part, earlier]);
-  addFloats(sum.values, term.values, sum.values);
+  if (dtype === "f16") addHalves(sum.values, term.values, sum.values);
+  else addFloats(sum.values, term.values, sum.values);
   term.free();
   return sum;
 }
 
-/** The elements of each piece of a pair of matrices. */
-function pairSpans(elements: number): { matrix: 0 | 1; start: number; end: number }[] {
+/** The words of each piece of a pair of matrices. */
+function pairSpans(words: number): { matrix: 0 | 1; start: number; end: number }[] {
   const spans: { matrix: 0 | 1; start: number; end: number }[] = [];
   for (const matrix of [0, 1] as const) {
-    for (let start = 0; start < elements; start += PIECE_FLOATS) {
-      spans.push({ matrix, start, end: Math.min(start + PIECE_FLOATS, elements) });
+    for (let start = 0; start < words; start += PIECE_WORDS) {
+      spans.push({ matrix, start, end: Math.min(start + PIECE_WORDS, words) });
     }
   }
   return spans;

@@ -14,8 +14,6 @@ import {
   type AttentionShape,
   type Backend,
   type DType,
-  ELEMENT_BYTES,
-  elementBytes,
   type ExchangeClock,
   type HostMemory,
   keepAttentionOutput,
@@ -79,15 +77,13 @@ export function createRingAttention(
   const { ops } = backend;
   const { rank, size } = group;
   const elements = partition.positions.map(({ length }) => shape.batch * length * shape.kvHeads * shape.headDim);
-  const sums = createBlockExchange({ backend, group, clock, memory, elements }); // of dk and dv, on the host in f32
   const local = uploadPositions(backend, partition.positions[rank], shape.batch, documentStarts);
   const { queryPositions } = local;
   const foreignRounds = Array.from({ length: size - 1 }, (_, i) => i + 1);
 
-  /** Exchanges of k and v, whose bytes travel as they are. */
-  function keyExchange({ dtype }: Tensor): BlockExchange {
-    const words = elements.map((count) => count * elementBytes(dtype) / ELEMENT_BYTES);
-    return createBlockExchange({ backend, group, clock, memory, elements: words });
+  /** Exchanges of k and v, or of dk and dv, of a type. */
+  function exchangeOf({ dtype }: Tensor): BlockExchange {
+    return createBlockExchange({ backend, group, clock, memory, elements, dtype });
   }
 
   /** Puts the block of a round on the device as it comes, as k is; the scope owns it. */
@@ -102,15 +98,13 @@ export function createRingAttention(
     const k = scope.own(backend.empty(dims, "communication", dtype));
     const v = scope.own(backend.empty(dims, "communication", dtype));
     const positions = scope.own(tensorFrom(backend, keyPositions, [keyPositions.length], "communication"));
-    using words = new Scope();
-    await keyExchange(k).write(host, [words.own(k.words()), words.own(v.words())], { keep });
+    await exchangeOf(k).write(host, [k, v], { keep });
     return { k, v, positions };
   }
 
   /** Starts to bring the own block to the host. */
   function readOwn(k: Tensor, v: Tensor): HostBlock {
-    using words = new Scope();
-    return keyExchange(k).read([words.own(k.words()), words.own(v.words())]);
+    return exchangeOf(k).read([k, v]);
   }
 
   function zerosLike({ shape: dims, dtype }: Tensor, tag: "activations" | "communication"): Tensor {
@@ -134,7 +128,7 @@ export function createRingAttention(
 
       const own = readOwn(k, v);
       attend({ k, v, positions: local.keyPositions }, false);
-      const received = keyExchange(k).circulate("forward k, v", own);
+      const received = exchangeOf(k).circulate("forward k, v", own);
       for (const round of foreignRounds) {
         using scope = new Scope();
         attend(await upload(received[round - 1], round, scope, { dtype: k.dtype, keep: backwardIsNext }), true);
@@ -149,6 +143,7 @@ export function createRingAttention(
     async backward(dOut: Tensor, saved: Saved): Promise<{ dq: Tensor; dk: Tensor; dv: Tensor }> {
       const [q, k, v, out, logSumExp] = saved.tensors;
       const { own, received } = saved as SavedRing;
+      const sums = exchangeOf(k);
       const delta = backend.empty(logSumExp.shape, "activations");
       ops.attentionDelta(out, dOut, delta, shape.heads);
       out.free(); // makes room for dq
@@ -175,7 +170,7 @@ export function createRingAttention(
 
       // The own block is computed while foreign ones are still to come, or else while sums still travel.
       const early = received ? undefined : ownRound();
-      const travelling = received ?? keyExchange(k).circulate("backward k, v", own!);
+      const travelling = received ?? exchangeOf(k).circulate("backward k, v", own!);
       for (const round of foreignRounds) {
         using scope = new Scope();
         const block = await upload(travelling[round - 1], round, scope, { dtype: k.dtype });

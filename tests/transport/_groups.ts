@@ -9,6 +9,7 @@ import { createLoopbackGroups } from "../../packages/core/transport/loopback.ts"
 import type { ProcessGroup } from "../../packages/core/transport/process_group.ts";
 import type { ConnectOptions } from "../../packages/core/transport/connect_options.ts";
 import { connectProcessGroup } from "../../packages/core/transport/rendezvous.ts";
+import { shareMemory } from "../../packages/core/transport/mapped_group.ts";
 import { connectWorkerGroup } from "../../packages/core/transport/worker_group.ts";
 
 /** The token of the runs that tests start. */
@@ -48,6 +49,13 @@ export const TRANSPORTS: readonly Transport[] = [
     threads: true,
     create: (size, options) => connectGroups(size, options, (rank) => connectWorkerGroup({ ...rank, workers: 2 })),
   },
+  { name: "mapped memory", sizes: [1, 3], threads: false, create: createMappedGroups },
+  {
+    name: "mapped memory that is sent from",
+    sizes: [2, 3, 4],
+    threads: false,
+    create: async (size, options) => (await createMappedGroups(size, options)).map(sendingFromMemory),
+  },
 ];
 
 /** Starts rank 0 and gives its address with the promise of its group. */
@@ -84,6 +92,65 @@ export async function connectGroups(
   const { url, group } = await startRankZero(size, patient, connect);
   const others = Array.from({ length: size - 1 }, (_, index) => joinRun(index + 1, size, url, patient, connect));
   return await Promise.all([group, ...others]);
+}
+
+/** Ranks in one process that map each other's memory as processes would. */
+export function createMappedGroups(size: number, options: { timeoutMs?: number } = {}): Promise<ProcessGroup[]> {
+  return Promise.all(createLoopbackGroups(size, options).map((group) => shareMemory(group, { addressBytes: 2 ** 30 })));
+}
+
+/** A group that puts what is exchanged into the group's memory first, as strategies do. */
+function sendingFromMemory(group: ProcessGroup): ProcessGroup {
+  const { memory } = group;
+  const bytesOf = (data: Uint8Array) => {
+    const bytes = memory.bytes(data.length);
+    bytes.set(data);
+    return bytes;
+  };
+  const floatsOf = (data: Float32Array) => {
+    const floats = memory.floats(data.length);
+    floats.set(data);
+    return floats;
+  };
+  async function lending<View extends Uint8Array | Float32Array, T>(
+    views: View[],
+    run: (views: View[]) => Promise<T>,
+  ): Promise<T> {
+    try {
+      return await run(views);
+    } finally {
+      views.forEach((view) => memory.give(view));
+    }
+  }
+  return new Proxy(group, {
+    get(target, name) {
+      switch (name) {
+        case "send":
+          return (to: number, data: Uint8Array, label: string) =>
+            lending([bytesOf(data)], ([sent]) => target.send(to, sent, label));
+        case "allGather":
+          return (data: Uint8Array) => lending([bytesOf(data)], ([sent]) => target.allGather(sent));
+        case "allToAll":
+          return (parts: Uint8Array[]) => lending(parts.map(bytesOf), (sent) => target.allToAll(sent));
+        case "reduceScatter":
+          return (data: Float32Array) => lending([floatsOf(data)], ([sent]) => target.reduceScatter(sent));
+        case "allReduce":
+          return (data: Float32Array) =>
+            lending([floatsOf(data)], async ([sent]) => {
+              await target.allReduce(sent);
+              data.set(sent);
+            });
+        case "broadcast":
+          return (data: Uint8Array | undefined, root: number) =>
+            data ? lending([bytesOf(data)], ([sent]) => target.broadcast(sent, root)) : target.broadcast(data, root);
+        default: {
+          const value = Reflect.get(target, name, target);
+          return typeof value === "function" ? value.bind(target) : value;
+        }
+      }
+    },
+    set: (target, name, value) => Reflect.set(target, name, value, target),
+  });
 }
 
 /** Runs the body with a run of `size` ranks and closes all of them afterwards. */

@@ -2,7 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { tensorFrom } from "../../packages/core/backend/backend.ts";
 import type { Backend } from "../../packages/core/backend/backend.ts";
 import { createReferenceBackend } from "../../packages/core/backend/reference/reference_backend.ts";
-import { fromHalfBits, toHalfBits } from "../../packages/core/tensor/half.ts";
+import { addHalves, fromHalfBits, toHalfBits } from "../../packages/core/tensor/half.ts";
 import { gpuTest } from "../_support/gpu.ts";
 
 /** Ties to even above and below, the largest numbers, what overflows, the smallest numbers, infinities, no number. */
@@ -79,4 +79,14 @@ Deno.test("an op rounds once, at its end, and refuses other element types", asyn
   assertThrows(() => backend.ops.add(x, floats), RangeError, "out must have 2 elements");
   using ids = tensorFrom(backend, new Uint32Array(2), [2], "scratch");
   assertThrows(() => backend.ops.cast(ids, y), RangeError, "x must be f32 or f16 or bf16, not u32");
+});
+
+Deno.test("halves in words add up, rounded to the nearest", () => {
+  const wordsOf = (bits: Uint16Array<ArrayBuffer>) => new Float32Array(bits.buffer);
+  const [left, right] = [[1, -2, 65504, 2 ** -24], [2 ** -11, 2, 32, 2 ** -24]].map((values) =>
+    toHalfBits(Float32Array.from(values), "f16")
+  );
+  addHalves(wordsOf(left), wordsOf(right), wordsOf(left));
+  assertEquals([...fromHalfBits(left, "f16")], [1, 0, Infinity, 2 ** -23]);
+  assertEquals([...fromHalfBits(right, "f16")], [2 ** -11, 2, 32, 2 ** -24]);
 });

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ConnectOptions, connectWorkerGroup, type ProcessGroup } from "@mst/core";
+import { type ConnectOptions, connectWorkerGroup, type ProcessGroup, shareMemory } from "@mst/core";
 import { parseRendezvous } from "../config/rendezvous_address.ts";
 import type { HostMeeting, LaunchedRank, RankEvent, RankOrder, RendezvousOrder } from "../launcher/rank_protocol.ts";
 
@@ -25,7 +25,7 @@ const CORES_FOR_TWO_WORKERS = 4;
 export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promise<ProcessGroup> {
   const { rank, token, job, meeting } = order;
   const { ranks, timeoutSeconds } = job.run;
-  return await connectWorkerGroup({
+  const group = await connectWorkerGroup({
     rank,
     size: ranks,
     token,
@@ -33,6 +33,7 @@ export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promis
     workers: !meeting && navigator.hardwareConcurrency >= CORES_FOR_TWO_WORKERS * ranks ? 2 : 1,
     ...(meeting ? acrossHosts(rank, meeting, emit) : await onThisHost(rank, nextOrder, emit)),
   });
+  return await shareMemory(group);
 }
 
 /** Gives every rank what all of them did, by rank. */

@@ -39,6 +39,14 @@ export function readHalves(bits: Uint16Array, values: Float32Array, dtype: HalfD
   for (let i = 0; i < bits.length; i++) words[i] = bits[i] << 16;
 }
 
+/** Adds numbers of f16 that lie in words: `into` becomes the sum, rounded to the nearest; it may be one of the terms. */
+export function addHalves(left: Float32Array, right: Float32Array, into: Float32Array): void {
+  const [x, y, sum] = [left, right, into].map(({ buffer, byteOffset, length }) =>
+    new Float16Array(buffer, byteOffset, 2 * length)
+  );
+  for (let i = 0; i < sum.length; i++) sum[i] = x[i] + y[i];
+}
+
 function wordsOf({ buffer, byteOffset, length }: Float32Array): Uint32Array {
   return new Uint32Array(buffer, byteOffset, length);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import type { ProcessGroup } from "./process_group.ts";
+import { release } from "./release.ts";
 
 /** What a link between two ranks can do, as the lower one measured it. */
 export interface LinkProfile {
@@ -59,7 +60,7 @@ async function measure(group: ProcessGroup, to: number): Promise<LinkProfile> {
     bytesPerSecond: await measureRate((sentBytes) => askMs(group, to, { sentBytes }), roundTripMs),
     bytesPerSecondBack: await measureRate((wantedBytes) => askMs(group, to, { wantedBytes }), roundTripMs),
   };
-  await group.send(to, request(0, NO_MORE), LABEL);
+  await group.send(to, request(group, 0, NO_MORE), LABEL);
   return profile;
 }
 
@@ -68,8 +69,11 @@ async function answer(group: ProcessGroup, from: number): Promise<void> {
   while (true) {
     const asked = await group.recv(from, LABEL);
     const wantedBytes = new DataView(asked.buffer).getFloat64(0);
+    release(asked);
     if (wantedBytes === NO_MORE) return;
-    await group.send(from, new Uint8Array(wantedBytes), LABEL);
+    const answer = group.memory.bytes(wantedBytes);
+    await group.send(from, answer, LABEL);
+    group.memory.give(answer);
   }
 }
 
@@ -91,14 +95,17 @@ async function askMs(
   to: number,
   { sentBytes = 0, wantedBytes = 0 }: { sentBytes?: number; wantedBytes?: number },
 ): Promise<number> {
-  const message = request(sentBytes, wantedBytes);
+  const message = request(group, sentBytes, wantedBytes);
   const startMs = performance.now();
-  await Promise.all([group.send(to, message, LABEL), group.recv(to, LABEL)]);
-  return performance.now() - startMs;
+  const [answer] = await Promise.all([group.recv(to, LABEL), group.send(to, message, LABEL)]);
+  const ms = performance.now() - startMs;
+  group.memory.give(message);
+  release(answer);
+  return ms;
 }
 
-function request(sentBytes: number, wantedBytes: number): Uint8Array {
-  const bytes = new Uint8Array(HEAD_BYTES + sentBytes);
+function request({ memory }: ProcessGroup, sentBytes: number, wantedBytes: number): Uint8Array {
+  const bytes = memory.bytes(HEAD_BYTES + sentBytes);
   new DataView(bytes.buffer).setFloat64(0, wantedBytes);
   return bytes;
 }

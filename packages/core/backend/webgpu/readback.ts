@@ -13,8 +13,8 @@ import { MAPPED_ALIGNMENT, type ReadMapping } from "./read_mapping.ts";
 /** Most bytes of one staging buffer; larger reads take several. */
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
 
-/** Staging buffers that are kept between reads. */
-const MAX_IDLE_BUFFERS = 4;
+/** Bytes of staging buffers that are kept between reads, since making one costs more than the copy through it. */
+const MAX_IDLE_BYTES = 512 * 2 ** 20;
 
 /** A range of a buffer to read; offsets and sizes are multiples of 4. */
 export interface ReadRange {
@@ -53,6 +53,7 @@ export class Readback {
   readonly #maxStagingBytes: number;
   /** Unmapped staging buffers, least recently used first. */
   readonly #idle: GPUBuffer[] = [];
+  #idleBytes = 0;
   readonly #mapping: ReadMapping;
 
   /**
@@ -111,8 +112,7 @@ export class Readback {
         if (piece.start + piece.bytes === piece.source.bytes) onRead(piece.range, results[piece.range]);
       }
       staging.unmap();
-      this.#idle.push(staging);
-      if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift()!.destroy();
+      this.#keep(staging);
     }
     await this.#errors.settle();
     return results;
@@ -128,6 +128,17 @@ export class Readback {
   /** Destroys the staging buffers that are kept. */
   destroyAll(): void {
     for (const buffer of this.#idle.splice(0)) buffer.destroy();
+    this.#idleBytes = 0;
+  }
+
+  #keep(staging: GPUBuffer): void {
+    this.#idle.push(staging);
+    this.#idleBytes += staging.size;
+    while (this.#idleBytes > MAX_IDLE_BYTES) {
+      const oldest = this.#idle.shift()!;
+      this.#idleBytes -= oldest.size;
+      oldest.destroy();
+    }
   }
 
   #copy(pieces: readonly Piece[]): StagedCopy {
@@ -169,6 +180,7 @@ export class Readback {
     const fitting = this.#idle.filter(({ size }) => size >= bytes).sort((a, b) => a.size - b.size)[0];
     if (fitting) {
       this.#idle.splice(this.#idle.indexOf(fitting), 1);
+      this.#idleBytes -= fitting.size;
       return fitting;
     }
     return this.#errors.guard(

@@ -10,8 +10,11 @@ const QUEUE_CHUNK_BYTES = 64 * 2 ** 20;
 /** Bytes of a staging buffer. */
 const STAGING_BYTES = 16 * 2 ** 20;
 
-/** Most staging buffers; while all of them are under way, the queue takes what is written. */
-const MAX_STAGING_BUFFERS = 8;
+/**
+ * Most staging buffers; while all of them are under way, the queue takes what is written, at a third of the rate. They
+ * come back when the event loop turns after the device has come so far, which may be a layer's worth of work later.
+ */
+const MAX_STAGING_BUFFERS = 64;
 
 /** Writes below this go by the queue, whose cost a byte matters less than that of one more submission. */
 const MIN_STAGED_BYTES = 256 * 2 ** 10;
