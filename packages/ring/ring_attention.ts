@@ -48,6 +48,12 @@ export interface RingAttentionOptions {
   readonly documentStarts?: Uint32Array;
 }
 
+/**
+ * Share of the own keys that are left for the time in which sums travel, where there are others to be computed while blocks
+ * come in. The first quarter is about half of the own round, as more queries see it than later ones.
+ */
+const LATE_KEYS = 0.25;
+
 /** A block of k and v on the device with the positions of its keys. */
 interface KeyBlock {
   readonly k: Tensor;
@@ -148,13 +154,11 @@ export function createRingAttention(
       ops.attentionDelta(out, dOut, delta, shape.heads);
       out.free(); // makes room for dq
       const dq = zerosLike(q, "activations");
-      /** Adds to dq and returns dk and dv of the block. */
-      const attendBackward = (block: KeyBlock, tag: "activations" | "communication"): Pair => {
+      /** Adds to dq, dk and dv of the block. */
+      const attendBackward = (block: KeyBlock, [dk, dv]: Pair) => {
         const inputs = { q, k: block.k, v: block.v, queryPositions, keyPositions: block.positions };
-        const [dk, dv] = [zerosLike(block.k, tag), zerosLike(block.v, tag)];
         ops.attentionBackward(inputs, dOut, logSumExp, delta, { dq, dk, dv }, shape);
         backend.flush();
-        return [dk, dv];
       };
 
       const sending: Promise<void>[] = [];
@@ -166,20 +170,35 @@ export function createRingAttention(
         part.gradients.forEach((tensor) => tensor.free());
         part = undefined;
       };
-      const ownRound = () => attendBackward({ k, v, positions: local.keyPositions }, "activations");
+      let ownPair: Pair | undefined;
+      /** The part of the own round from one key to another. */
+      const ownRound = (start: number, end: number) => {
+        ownPair ??= [zerosLike(k, "activations"), zerosLike(v, "activations")];
+        if (start === end) return;
+        using scope = new Scope();
+        const [kPart, vPart, dkPart, dvPart] = [k, v, ...ownPair].map((x) => scope.own(x.rows(start, end)));
+        const isAll = end - start === k.shape[0]; // of all sequences
+        const { keyPositions } = local;
+        const positions = scope.own(isAll ? keyPositions.share() : keyPositions.elements(start, end));
+        attendBackward({ k: kPart, v: vPart, positions }, [dkPart, dvPart]);
+      };
 
-      // The own block is computed while foreign ones are still to come, or else while sums still travel.
-      const early = received ? undefined : ownRound();
+      // The own block is computed while foreign ones are still to come, and the rest of it while sums still travel.
+      const rows = k.shape[0];
+      const late = received ? rows : shape.batch === 1 ? Math.floor(rows * LATE_KEYS) : 0;
+      if (late < rows) ownRound(late, rows);
       const travelling = received ?? exchangeOf(k).circulate("backward k, v", own!);
       for (const round of foreignRounds) {
         using scope = new Scope();
         const block = await upload(travelling[round - 1], round, scope, { dtype: k.dtype });
         sendPart();
-        part = { round, gradients: attendBackward(block, "communication") };
+        part = { round, gradients: [zerosLike(block.k, "communication"), zerosLike(block.v, "communication")] };
+        attendBackward(block, part.gradients);
       }
       sendPart();
       const sum = sums.collect("backward dk, dv");
-      const [dk, dv] = early ?? ownRound();
+      ownRound(0, late);
+      const [dk, dv] = ownPair!;
       if (own) await freeBlock(own);
       [delta, dOut, q, k, v, logSumExp].forEach((tensor) => tensor.free());
 

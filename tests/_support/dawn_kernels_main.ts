@@ -8,7 +8,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { createWebGpuBackend } from "../../packages/core/backend/webgpu/webgpu_backend.ts";
 import { DeviceError } from "../../packages/core/backend/webgpu/device_error.ts";
-import { tensorFrom } from "../../packages/core/backend/backend.ts";
+import { tensorFrom, zeros } from "../../packages/core/backend/backend.ts";
 import { assertOpMatchesReference } from "./op_case.ts";
 import { Random } from "./random.ts";
 
@@ -57,6 +57,11 @@ async function moveBytes(): Promise<void> {
       backend.write(tensor, given[i]);
     }
   }
+  // Written more often than there are staging buffers, before any of them comes back.
+  const often = zeros(backend, [1 << 18], "weights");
+  for (let time = 1; time <= 70; time++) backend.write(often, new Float32Array(often.size).fill(time));
+  assertEquals((await backend.read(often)).every((value) => value === 70), true);
+  often.free();
   for (const tensor of tensors) tensor.free();
 }
 

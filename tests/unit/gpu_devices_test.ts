@@ -1,5 +1,11 @@
-import { assertEquals } from "@std/assert";
-import { autoRanks, type DeviceFolders, listGpus, rankEnvironment } from "../../packages/bench/hardware/gpu_devices.ts";
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import {
+  autoRanks,
+  describeSharing,
+  type DeviceFolders,
+  listGpus,
+  rankEnvironment,
+} from "../../packages/bench/hardware/gpu_devices.ts";
 import { withTempDir } from "../_support/temp_dir.ts";
 
 const ENVIRONMENT = { XDG_RUNTIME_DIR: "/run/user/1" };
@@ -79,3 +85,21 @@ Deno.test("one GPU, and a choice that the user made, leave the environment alone
   assertEquals(rankEnvironment(["0000:1b:00.0"], 0, ENVIRONMENT), {});
   assertEquals(rankEnvironment(["0000:1b:00.0", "0000:1c:00.0"], 1, { ...ENVIRONMENT, DRI_PRIME: "1" }), {});
 });
+
+Deno.test("ranks are said to share a GPU where Vulkan has no layer that gives each its own", () =>
+  withTempDir(async (root) => {
+    const folder = `${root}/vulkan/implicit_layer.d`;
+    await Deno.mkdir(folder, { recursive: true });
+    await Deno.writeTextFile(`${folder}/some_layer.json`, "{}");
+    const names = ["HOME", "XDG_DATA_HOME", "XDG_DATA_DIRS", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"];
+    const environment = Object.fromEntries(names.map((name) => [name, `${root}/nothing`]));
+    const gpus = ["0000:1b:00.0", "0000:1c:00.0"];
+    const described = (changes: Record<string, string> = {}, some = { gpus, ranks: 2 }) =>
+      describeSharing({ ...some, environment: { ...environment, XDG_DATA_DIRS: root, ...changes } });
+    assertStringIncludes(await described() ?? "", "all ranks share the first of 2 GPUs");
+    assertEquals(await described({ DRI_PRIME: "1" }), undefined);
+    assertEquals(await described({}, { gpus: gpus.slice(1), ranks: 2 }), undefined);
+    assertEquals(await described({}, { gpus, ranks: 1 }), undefined);
+    await Deno.writeTextFile(`${folder}/VkLayer_MESA_device_select.json`, "{}");
+    assertEquals(await described(), undefined);
+  }));

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { describeSharing } from "../hardware/gpu_devices.ts";
 import { launch, type LaunchOptions } from "../launcher/launch.ts";
 import type { LaunchedRank } from "../launcher/rank_protocol.ts";
 import { Progress, stderrOutput } from "../report/progress.ts";
@@ -18,6 +19,9 @@ export async function launchShown(
   name: string,
   options: Omit<LaunchOptions, "onEvent">,
 ): Promise<readonly LaunchedRank[]> {
+  const { ranks, device } = options.job.run;
+  const sharing = device === "reference" ? undefined : await describeSharing({ gpus: options.gpus, ranks });
+  if (sharing) console.error(`${name}: ${sharing}`);
   const progress = new Progress(stderrOutput(), options.job.run, name, options.host?.ranks[0]);
   try {
     return await launch({ ...options, onEvent: (rank, event) => progress.event(rank, event) });

@@ -65,6 +65,36 @@ export function rankEnvironment(
 }
 
 /**
+ * Says that ranks share the first GPU although there are more, which is so without Mesa's layer, with any driver. Nothing
+ * where each gets its own, or the user has chosen.
+ */
+export async function describeSharing(
+  { gpus, ranks, environment = Deno.env.toObject() }: {
+    gpus: readonly string[];
+    ranks: number;
+    environment?: Readonly<Record<string, string>>;
+  },
+): Promise<string | undefined> {
+  if (gpus.length < 2 || ranks < 2 || environment.DRI_PRIME !== undefined) return undefined;
+  const files = await Promise.all(layerFolders(environment).map(listFolder));
+  if (files.flat().some((name) => name.includes("device_select"))) return undefined;
+  return `all ranks share the first of ${gpus.length} GPUs: Vulkan needs Mesa's device-select layer to give each its own; ` +
+    "on Debian, `apt-get install mesa-vulkan-drivers` installs it beside any driver";
+}
+
+/** Where the Vulkan loader looks for layers that are always on (its LoaderInterfaceArchitecture, "Linux Layer Discovery"). */
+function layerFolders(
+  { HOME = "", XDG_DATA_HOME = `${HOME}/.local/share`, XDG_DATA_DIRS = "/usr/local/share:/usr/share", ...others }:
+    Readonly<
+      Record<string, string>
+    >,
+): string[] {
+  const { XDG_CONFIG_HOME = `${HOME}/.config`, XDG_CONFIG_DIRS = "/etc/xdg" } = others;
+  const roots = [XDG_CONFIG_HOME, ...XDG_CONFIG_DIRS.split(":"), "/etc", XDG_DATA_HOME, ...XDG_DATA_DIRS.split(":")];
+  return roots.map((root) => `${root}/vulkan/implicit_layer.d`);
+}
+
+/**
  * Environment of every process that opens a GPU. Vulkan drivers of Linux complain without XDG_RUNTIME_DIR, as in
  * containers and services, although they need nothing from it.
  */
