@@ -86,6 +86,7 @@ export type {
   AttentionMemory,
   AttentionMemoryOptions,
   ExchangeReport,
+  Reduction,
   SequenceStrategy,
   TokenPartition,
 } from "./strategy/strategy.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
   attentionShape,
   type Backend,
@@ -67,6 +67,7 @@ export interface StepRun {
 }
 
 const RANKS = [1, 2, 3, 4, 5];
+const IN_BACKWARD = { optimizerInBackward: true, clipNorm: 0 };
 
 /** Defines the tests of a strategy. */
 export function testStrategy(strategy: StrategyCase): void {
@@ -111,14 +112,23 @@ export function testStrategy(strategy: StrategyCase): void {
       const names = ["multi-query, batches", ...shard === "none" ? ["packed documents"] : []] as ShapeName[];
       for (const name of names) {
         for (const ranks of RANKS) {
-          if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks, shard);
+          if (!skipOf(strategy, name, ranks)) await assertSameTraining(strategy, SHAPES[name], ranks, { shard });
         }
       }
     });
   }
 
+  Deno.test(`${strategy.name} trains as one rank does, updating in backward, or refuses to`, async () => {
+    const shape = SHAPES["multi-head, tied"];
+    for (const ranks of [2, 3, 4].filter((ranks) => !skipOf(strategy, "multi-head, tied", ranks))) {
+      const training = () => assertSameTraining(strategy, shape, ranks, IN_BACKWARD);
+      if (updatesInBackward(strategy)) await training();
+      else await assertRejects(training, UnsupportedTopologyError, "Cannot update in backward under");
+    }
+  });
+
   Deno.test(`${strategy.name} computes, sends and holds over 8 ranks what it should`, async () => {
-    for (const shard of shardsOf(strategy)) await assertSameTraining(strategy, FOR_EIGHT_RANKS, 8, shard);
+    for (const shard of shardsOf(strategy)) await assertSameTraining(strategy, FOR_EIGHT_RANKS, 8, { shard });
     await assertSameGradients(strategy, FOR_EIGHT_RANKS, 8);
     await assertTraffic(strategy, FOR_EIGHT_RANKS, 8);
     await onRanks(8, async (backend, group) => {
@@ -171,14 +181,17 @@ export async function assertSameGradients(
   }
 }
 
-/** Asserts that losses and gradient norms of ten steps are those of one rank, and the same to the bit on all. */
+/**
+ * Asserts that losses and gradient norms of ten steps are those of one rank that updates after backward, and the same to the
+ * bit on all.
+ */
 export async function assertSameTraining(
   strategy: StrategyCase,
   shape: ConformanceShape,
   ranks: number,
-  shard: ShardStage = "none",
+  settings: Partial<Pick<TrainConfig, "shard" | "optimizerInBackward" | "clipNorm">> = {},
 ): Promise<void> {
-  const train = trainConfig(shape, { learningRate: 0.01, shard });
+  const train = trainConfig(shape, { learningRate: 0.01, ...settings });
   const batches = randomBatches(shape, 10);
   const steps = async (trainer: Trainer) => {
     const losses: number[] = [];
@@ -190,7 +203,7 @@ export async function assertSameTraining(
     }
     return { losses, norms };
   };
-  const whole = await onOneRank(shape.model, train, steps);
+  const whole = await onOneRank(shape.model, { ...train, optimizerInBackward: false }, steps);
   assertEquals(new Set(whole.losses).size, 10, "the steps differ");
   const reports = await onTrainers(strategy, shape.model, train, ranks, steps);
   for (const report of reports) {
@@ -207,10 +220,11 @@ export async function assertTraffic(strategy: StrategyCase, shape: ConformanceSh
     { recompute: "none", shard: "none" },
     { recompute: "except-attention", shard: "none" },
     ...shardsOf(strategy).map((shard) => ({ recompute: "layer", shard })),
+    ...updatesInBackward(strategy) ? [{ recompute: "layer", ...IN_BACKWARD, accumulate: 1 }] : [],
   ];
   for (const run of runs) {
     const train = trainConfig(shape, { accumulate: 2, ...run });
-    const batches = randomBatches(shape, 2);
+    const batches = randomBatches(shape, train.accumulate);
     const wrong = await onTrainers(strategy, shape.model, train, ranks, async (trainer, ranked) => {
       const { bytesSent } = await trainer.step(batches);
       if (ranks === 1) return { bytesSent, expected: 0 };
@@ -286,6 +300,11 @@ async function onOneRank<T>(
 
 function shardsOf({ shards = SHARD_STAGES }: StrategyCase): readonly ShardStage[] {
   return shards;
+}
+
+/** Whether ranks hold all states whole. */
+function updatesInBackward(strategy: StrategyCase): boolean {
+  return shardsOf(strategy).includes("weights");
 }
 
 function skipOf({ skips }: StrategyCase, name: ShapeName, ranks: number): Skip | undefined {

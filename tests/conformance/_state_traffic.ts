@@ -19,7 +19,7 @@ import {
 /** Payload bytes that a rank of at least two sends in a step for gradients, weights and the norm of gradients. */
 export function stateTraffic(
   model: ModelConfig,
-  { shard, accumulate }: Pick<TrainConfig, "shard" | "accumulate">,
+  { shard, accumulate, optimizerInBackward }: Pick<TrainConfig, "shard" | "accumulate" | "optimizerInBackward">,
   { rank, ranks }: SequenceStrategy,
 ): number {
   const segment = (size: number, r: number) => {
@@ -33,11 +33,15 @@ export function stateTraffic(
   /** All segments but that of the next rank. */
   const allGather = (shapes: readonly Shape[]) => sum(shapes, (size) => size - segment(size, rank + 1));
 
+  /** The own segment to each of the others. */
+  const sendToAll = (shapes: readonly Shape[]) => sum(shapes, (size) => (ranks - 1) * segment(size, rank));
+
   const all = parameterSpecs(model).map(({ shape }) => shape);
   const embedding: Shape[] = [[model.vocab, model.dim]];
   const blocks = Array.from({ length: model.layers }, () => Object.values(blockShapes(model))).flat();
   const head: Shape[] = [[model.dim], [model.vocab, model.dim]];
   const divided = dividedStates({ ranks }, shard);
+  if (optimizerInBackward) return reduceScatter(all) + sendToAll(all);
   return [
     divided.gradients ? accumulate * reduceScatter([...embedding, ...blocks, ...head]) : reduceScatter(all),
     divided.weights ? accumulate * allGather([...embedding, ...blocks, ...head, ...blocks]) : allGather(all),

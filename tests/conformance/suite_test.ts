@@ -61,7 +61,7 @@ Deno.test("gradients that differ between ranks are noticed", async () => {
   await assertRejects(() => assertSameGradients(uneven, SHAPES.ragged, 2), Error, "same to the bit on every rank");
 });
 
-Deno.test("sharded states that lose a rank's terms, or an update, are noticed", async () => {
+Deno.test("states that lose a rank's terms, or an update, are noticed", async () => {
   const ring: StrategyCase = { ...repeated, create: createRingStrategy };
   const shape = SHAPES["multi-query, batches"];
   const forgetful: StrategyCase = {
@@ -87,7 +87,16 @@ Deno.test("sharded states that lose a rank's terms, or an update, are noticed", 
       };
     },
   };
-  await assertRejects(() => assertSameTraining(stale, shape, 2, "weights"), Error, "losses over 2 ranks");
+  const alone: StrategyCase = {
+    ...ring,
+    create: (options) => ({
+      ...ring.create(options),
+      beginReduction: () => ({ finish: () => Promise.resolve(), free: () => {} }),
+    }),
+  };
+  const inBackward = { optimizerInBackward: true, clipNorm: 0 };
+  await assertRejects(() => assertSameTraining(alone, shape, 2, inBackward), Error, "losses over 2 ranks");
+  await assertRejects(() => assertSameTraining(stale, shape, 2, { shard: "weights" }), Error, "losses over 2 ranks");
 });
 
 Deno.test("a byte that no formula has is noticed", async () => {

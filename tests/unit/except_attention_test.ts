@@ -103,7 +103,6 @@ for (const [name, ranked] of Object.entries(STRATEGIES)) {
   Deno.test(`${name}: all but attention is computed again, and no bit changes`, async () => {
     for (const settings of SETTINGS) {
       if (ranked.isSplit && (settings.precision || settings.shard)) continue;
-      if (ranked.ranks > 1 && settings.optimizerInBackward) continue;
       const run = (recompute: RecomputePolicy) => train(ranked, { ...settings, recompute });
       const [kept, selective, layer] = await Promise.all([run("except-attention"), run("selective"), run("layer")]);
       const once = MODEL.layers * ranked.rounds * (Number(settings.accumulate) || 1);

@@ -173,7 +173,7 @@ export const BENCH_FLAGS = {
     otherwise: "1",
   }),
   "optimizer-in-backward": toggle(
-    "update a layer's weights when its backward is done and free its gradients; with --clip=0, on one rank",
+    "update a layer's weights when its backward is done and free its gradients; with --clip=0, and over several ranks where each holds all weights (--shard=none)",
   ),
   "optimizer-states": choice(["f32", "bf16"], {
     help: "element type of AdamW's moments; bf16 is rounded at random, so that small updates add up",

@@ -71,8 +71,8 @@ function flagsOf(strategy: StrategyName, flags: BenchFlags): BenchFlags {
  */
 export function checkStrategy(run: RunConfig): void {
   const { strategy, model, train } = run;
-  const { check, activations } = strategyEntry(strategy);
+  const { check, activations, splitsWeights } = strategyEntry(strategy);
   check(run, train, model);
-  checkUpdateInBackward(run, train);
+  checkUpdateInBackward({ name: strategy, ranks: run.ranks, splitsWeights }, train);
   checkPrecision(model, train, { name: strategy, activations });
 }

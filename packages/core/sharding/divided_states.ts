@@ -17,20 +17,36 @@ import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 type Ranks = Pick<SequenceStrategy, "rank" | "ranks">;
 
 /** What of a model's training says where its states are. */
-export type StateSettings = Pick<TrainConfig, "shard"> & Partial<Pick<TrainConfig, "optimizerInBackward">>;
+export type StateSettings =
+  & Pick<TrainConfig, "shard">
+  & Partial<Pick<TrainConfig, "optimizerInBackward" | "precision">>;
+
+/** What says whether ranks can update in backward. */
+export interface UpdatingRanks extends Pick<SequenceStrategy, "name" | "ranks"> {
+  /** Whether ranks hold parts of the weights. Default false. */
+  readonly splitsWeights?: boolean;
+}
 
 /**
- * Refuses to update in backward where ranks would have to exchange gradients before.
+ * Refuses to update in backward where ranks do not hold all states whole.
  *
- * @throws {UnsupportedTopologyError} when there are several ranks
+ * @throws {UnsupportedTopologyError} when several ranks divide states among themselves
  */
 export function checkUpdateInBackward(
-  { ranks }: Pick<Ranks, "ranks">,
-  { optimizerInBackward }: Pick<StateSettings, "optimizerInBackward">,
+  { name, ranks, splitsWeights = false }: UpdatingRanks,
+  { optimizerInBackward, shard }: StateSettings,
 ): void {
   if (!optimizerInBackward || ranks === 1) return;
+  if (splitsWeights) {
+    throw new UnsupportedTopologyError(
+      `Cannot update in backward under ${name} over ${ranks} ranks: each holds a part of the weights, ` +
+        "wanted a strategy whose ranks hold all of them",
+    );
+  }
+  if (shard === "none") return;
   throw new UnsupportedTopologyError(
-    `Cannot update in backward over ${ranks} ranks: gradients have to be summed over them before, wanted 1 rank`,
+    `Cannot update in backward over ${ranks} ranks with shard ${shard}: each has to update whole weights, ` +
+      "wanted shard none",
   );
 }
 

@@ -9,6 +9,7 @@ import { PARTIAL_SUMS } from "../backend/ops.ts";
 import type { Parameter, ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import type { NamedShape } from "../strategy/tensor_parallel.ts";
+import { PRECISIONS } from "../tensor/precision.ts";
 import { type DType, elementCount, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Segment } from "../transport/collectives.ts";
@@ -64,11 +65,11 @@ export interface ModelStates {
   /** What this rank updates, of every trained parameter of which it has elements. */
   own(): readonly OwnElements[];
   /**
-   * Where gradients are freed as soon as they are complete, `update` gets the names of their parameters right before, until
-   * {@linkcode ModelStates.finishUpdate}; elsewhere it is never called.
+   * Where gradients are freed as soon as they are complete and summed, `update` gets the names of their parameters right
+   * before, until {@linkcode ModelStates.finishUpdate}; elsewhere it is never called.
    */
   beginUpdate(update: (names: ReadonlySet<string>) => Promise<void>): void;
-  /** Sums gradients over ranks, at least the own elements; once before each update. */
+  /** Sums gradients over ranks, at least the own elements, if there are any left; once before the end of each update. */
   reduceGradients(): Promise<void>;
   /** Turns partial sums of squares [PARTIAL_SUMS] of the own elements into ones of all elements. */
   sumSquares(partials: Tensor): Promise<void>;
@@ -93,15 +94,16 @@ export function createWholeStates(backend: Backend): ModelStates {
 /**
  * The states that `shard` divides in segments, the others whole. With one rank there is nothing to divide.
  *
- * @throws {UnsupportedTopologyError} when the update is to run in backward over several ranks
+ * @throws {UnsupportedTopologyError} when the update is to run in backward where states are divided
  */
 export function createModelStates(
   backend: Backend,
   strategy: SequenceStrategy,
-  { shard, optimizerInBackward = false }: StateSettings,
+  settings: StateSettings,
 ): ModelStates {
-  checkUpdateInBackward(strategy, { optimizerInBackward });
-  if (optimizerInBackward) return createStatesUpdatedInBackward(backend);
+  checkUpdateInBackward(strategy, settings);
+  if (settings.optimizerInBackward) return createStatesUpdatedInBackward(backend, strategy, settings);
+  const { shard } = settings;
   const divided = dividedStates(strategy, shard);
   const own = (size: number) => ownSegment(size, strategy, divided.moments);
   const reduceAll = (gradients: readonly Tensor[]) => strategy.reduceGradients(gradients);
@@ -127,13 +129,21 @@ export function createModelStates(
   return composeStates(weights, gradients, { own, updated, sumSquares });
 }
 
-/** All states of one rank whole but for gradients, which are used up by the update in backward. */
-function createStatesUpdatedInBackward(backend: Backend): ModelStates {
+/** All states whole on every rank but for gradients, which are used up by the update in backward. */
+function createStatesUpdatedInBackward(
+  backend: Backend,
+  strategy: SequenceStrategy,
+  { precision = "f32" }: StateSettings,
+): ModelStates {
   const done = () => Promise.resolve();
+  const { activations } = PRECISIONS[precision];
   let update: ((gradients: readonly StoredTensor[]) => Promise<void>) | undefined;
-  const gradients = createTransientGradients(backend, async (complete) => {
-    await update?.(complete);
-    return update !== undefined;
+  const gradients = createTransientGradients(backend, {
+    use: async (complete) => {
+      await update?.(complete);
+      return update !== undefined;
+    },
+    beginReduction: strategy.ranks === 1 ? undefined : (wholes) => strategy.beginReduction(wholes, activations),
   });
   return composeStates(createWholeWeights(backend, { own: wholeSegment, publish: done }), gradients, {
     updated: wholeSegment,

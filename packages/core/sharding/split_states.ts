@@ -61,7 +61,7 @@ export function createSplitStates(
   { shard, optimizerInBackward = false }: StateSettings,
 ): ModelStates {
   checkShard(strategy, shard);
-  checkUpdateInBackward(strategy, { optimizerInBackward });
+  checkUpdateInBackward({ ...strategy, splitsWeights: true }, { shard, optimizerInBackward });
   const { rank } = strategy;
   const all: SplitParameter[] = [];
   const trained = () =>

@@ -6,6 +6,7 @@
 
 import { type Backend, zeros } from "../backend/backend.ts";
 import type { Shape } from "../tensor/shape.ts";
+import type { Reduction } from "../strategy/strategy.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { GradientStore } from "./gradient_store.ts";
 import type { StoredTensor } from "./stored_tensor.ts";
@@ -55,33 +56,72 @@ class TransientGradient implements StoredTensor {
   }
 }
 
+/** What becomes of complete gradients. */
+export interface TransientGradientsOptions {
+  /** Called with complete gradients of a group, summed over ranks; false where no update uses them up. */
+  readonly use: (gradients: readonly StoredTensor[]) => Promise<boolean>;
+  /** Starts to sum gradients over ranks; left out where there is one. */
+  readonly beginReduction?: (wholes: readonly Tensor[]) => Reduction;
+}
+
 /**
  * Gradients of a group are allocated for its backward and freed as soon as it is done (PyTorch's "optimizer step in
  * backward"); those of tied weights live until the last of their groups has added to them. Every complete gradient goes to
- * `use` before it is freed; while there is none it is read, for {@linkcode GradientStore.readWhole}.
+ * `use` before it is freed; what that does not use up is read, for {@linkcode GradientStore.readWhole}.
  *
- * @param use called with complete gradients of a group while a step is under way
+ * Where there are several ranks, a group's gradients are summed over them while the next group's backward computes, and
+ * used and freed at its end: no more than two groups' gradients are there at a time.
  */
 export function createTransientGradients(
   backend: Backend,
-  use: (gradients: readonly StoredTensor[]) => Promise<boolean>,
+  { use, beginReduction }: TransientGradientsOptions,
 ): GradientStore<TransientGradient> {
   const all: TransientGradient[] = [];
+  let underWay: { readonly gradients: readonly TransientGradient[]; readonly reduction: Reduction } | undefined;
+
+  async function useUp(complete: readonly TransientGradient[]): Promise<void> {
+    if (!await use(complete)) {
+      for (const gradient of complete) gradient.values = backend.readLater([gradient.own]);
+    }
+    for (const gradient of complete) gradient.close();
+  }
+
+  /** Waits for the sums that are under way, and uses them. */
+  async function finish(): Promise<void> {
+    if (!underWay) return;
+    const { gradients, reduction } = underWay;
+    await reduction.finish();
+    await useUp(gradients);
+    underWay = undefined;
+  }
+
+  function closeAll(): void {
+    underWay?.reduction.free();
+    underWay = undefined;
+    for (const gradient of all) gradient.close();
+  }
+
+  /** Leaves no gradient behind when something fails. */
+  async function guarded<T>(run: () => Promise<T>): Promise<T> {
+    try {
+      return await run();
+    } catch (error) {
+      closeAll();
+      throw error;
+    }
+  }
 
   async function withGradients<T>(gradients: readonly TransientGradient[], compute: () => Promise<T>): Promise<T> {
-    try {
+    return await guarded(async () => {
       for (const gradient of gradients) gradient.open(backend);
       const result = await compute();
       const complete = gradients.filter((gradient) => gradient.complete());
-      if (!await use(complete)) {
-        for (const gradient of complete) gradient.values = backend.readLater([gradient.own]);
-      }
-      for (const gradient of complete) gradient.close();
+      if (beginReduction) {
+        await finish();
+        underWay = { gradients: complete, reduction: beginReduction(complete.map(({ whole }) => whole)) };
+      } else await useUp(complete);
       return result;
-    } catch (error) {
-      for (const gradient of all) gradient.close();
-      throw error;
-    }
+    });
   }
 
   return {
@@ -94,8 +134,9 @@ export function createTransientGradients(
       for (const gradient of gradients) gradient.groups++;
       return { withGradients: (compute) => withGradients(gradients, compute) };
     },
-    reduce: () => Promise.resolve(),
+    reduce: () => guarded(finish),
     async readWhole(): Promise<Float32Array[]> {
+      await guarded(finish);
       const wholes: Float32Array[] = [];
       for (const { values, shape } of all) {
         wholes.push(...await values?.() ?? [new Float32Array(shape.reduce((size, dim) => size * dim, 1))]);
@@ -103,6 +144,6 @@ export function createTransientGradients(
       return wholes;
     },
     clear: () => all.forEach((gradient) => gradient.values = undefined),
-    free: () => all.forEach((gradient) => gradient.close()),
+    free: closeAll,
   };
 }

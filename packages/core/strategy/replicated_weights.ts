@@ -5,10 +5,12 @@
  */
 
 import type { Backend } from "../backend/backend.ts";
+import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
-import type { ExchangeReport, SequenceStrategy } from "./strategy.ts";
+import { beginReduction } from "./gradient_reduction.ts";
+import type { ExchangeReport, Reduction, SequenceStrategy } from "./strategy.ts";
 import {
   allGatherValues,
   allGatherWeights,
@@ -24,6 +26,7 @@ export type ReplicatedWeights = Pick<
   | "rank"
   | "ranks"
   | "reduceGradients"
+  | "beginReduction"
   | "reduceScatterGradients"
   | "gatherWeights"
   | "reduceScatter"
@@ -53,6 +56,10 @@ export function createReplicatedWeights(
 
     reduceGradients(gradients: readonly Tensor[]): Promise<void> {
       return clock.exchange(() => allReduceGradients(backend, group, gradients));
+    },
+
+    beginReduction(gradients: readonly Tensor[], dtype: DType): Reduction {
+      return beginReduction(gradients, { backend, group, clock, dtype, label: `sum ${reductions++}` });
     },
 
     reduceScatterGradients(gradients: readonly Tensor[]): Promise<void> {

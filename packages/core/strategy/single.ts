@@ -20,6 +20,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     activations: ["f32", "f16"],
     attentionMemory: localAttentionMemory,
     reduceGradients: () => Promise.resolve(),
+    beginReduction: () => ({ finish: () => Promise.resolve(), free: () => {} }),
     reduceScatterGradients: () => Promise.resolve(),
     gatherWeights: () => Promise.resolve(),
     reduceScatter: async (parts) => void await parts,

@@ -86,6 +86,17 @@ export interface AttentionMemory {
   readonly backwardBytes: number;
 }
 
+/** A sum of gradients over ranks that is made while other work goes on. */
+export interface Reduction {
+  /**
+   * Waits for the exchange and puts the sums into the gradients, which must be there until then; the result is the same to
+   * the bit on every rank. Frees what the exchange held on the device, as {@linkcode Reduction.free} does.
+   */
+  finish(): Promise<void>;
+  /** Gives up; may be called more than once. */
+  free(): void;
+}
+
 /** How a sequence is spread over ranks, and what the ranks exchange. Layers never ask which strategy it is. */
 export interface SequenceStrategy {
   /** Name on the command line. */
@@ -123,6 +134,11 @@ export interface SequenceStrategy {
   ): AttentionMemory;
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
   reduceGradients(gradients: readonly Tensor[]): Promise<void>;
+  /**
+   * Starts to do the same while other work goes on. Until it ends, the device holds a copy of the gradients as `dtype`,
+   * the type in which they travel, tagged as communication. Ranks pair these calls by their order.
+   */
+  beginReduction(gradients: readonly Tensor[], dtype: DType): Reduction;
   /**
    * Puts this rank's segment of the sum over ranks into every gradient, `pairedSegment(size, ranks, rank)` of its
    * elements; the others stay as they are.

@@ -32,6 +32,7 @@ import { momentType, PRECISIONS } from "../tensor/precision.ts";
 import { type DType, ELEMENT_BYTES, elementBytes, elementCount, type Shape } from "../tensor/shape.ts";
 import { MOMENT_PIECE_ELEMENTS } from "./moments.ts";
 import { chunkCounts } from "./chunk_counts.ts";
+import { updateMemory } from "./update_memory.ts";
 
 /** A moment of a step and the bytes live at it. */
 export interface MemoryMoment {
@@ -71,7 +72,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   });
   const attention = attentionBytes(model, part, memory, train, T);
 
-  const { residentBytes, whole, tiedGradientBytes, momentPiece, all } = stateBytes(model, train, strategy);
+  const { residentBytes, whole, ofGradients, all } = stateBytes(model, train, strategy);
   const blockWeights = Object.values(blockShapes(model));
   const headShapes = [[model.vocab, D], [D]];
   const [block, head] = [whole(blockWeights), whole(headShapes)];
@@ -94,19 +95,27 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
   const x = T * D * part.activationBytes; // input of a block, or the gradient of its output
   const onHost = train.offload.includes("checkpoints") ? Math.max(0, L - train.deviceCheckpoints) : 0;
   const earlier = (L - 1 - onHost) * kept; // of the blocks before the last
-  const last = base + earlier + x; // input of the last block
-  const lastForward = last + block.weights;
-  const lastGradients = block.gradients + tiedGradientBytes; // and what the head added to the embedding's
-  const lastBackward = last + block.weights + lastGradients + x + ELEMENT_BYTES; // gradient of its output, and the loss
+  const earlierOfNext = Math.max(0, L - 2 - onHost) * kept; // of those before the one before the last
+  const groups = {
+    head: model.tiedEmbeddings ? [[D]] : headShapes,
+    block: blockWeights,
+    embedding: [[model.vocab, D]],
+  };
+  const updates = updateMemory(
+    {
+      ...{ earlier, earlierOfNext, kept, x, layers: L },
+      putBack: [1, 2].map((done) => onHost >= L - done && L > done ? x : 0) as [number, number],
+      embeddingBytes: (T + 3 * Math.min(T, model.vocab)) * ELEMENT_BYTES, // rows by token, and where each token's are
+    },
+    groups,
+    ofGradients,
+  );
+  const input = base + x; // and the input of a block
+  const lastForward = input + earlier + block.weights;
+  const blockGradients = block.gradients + ofGradients.tied; // and what the head added to the embedding's
+  const inBackward = block.weights + blockGradients + x + ELEMENT_BYTES; // gradient of its output, and the loss
+  const lastBackward = input + updates.besideBlock + inBackward;
   const lastAttention = recomputesAttention(train.recompute) ? lastBackward : lastForward;
-
-  const putBack = onHost === L - 1 && L > 1 ? x : 0; // input of the block before the last
-  const table = model.vocab * D * ELEMENT_BYTES; // gradient of the embedding
-  const updatesInBackward = [
-    earlier + kept + head.gradients + x + momentPiece(model.tiedEmbeddings ? [[D]] : headShapes),
-    earlier + putBack + lastGradients + momentPiece(blockWeights),
-    table + momentPiece([[model.vocab, D]]),
-  ].map((held) => squares && base + held + x + ELEMENT_BYTES); // beside the gradient of activations, and the loss
 
   const bytes: Record<MemoryMoment["moment"], number> = {
     "attention forward": lastAttention + attention.forward,
@@ -116,8 +125,10 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     "attention backward": lastBackward + attention.backward,
     "optimizer": Math.max(
       residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES +
-        (squares ? 0 : momentPiece(all)),
-      ...updatesInBackward,
+        (squares ? 0 : ofGradients.momentPiece(all)),
+      // Beside the gradient of activations, and the loss.
+      ...updates.inBackward.map((held) => squares && base + held + x + ELEMENT_BYTES),
+      squares && residentBytes + updates.afterBackward + (squares + 1) * ELEMENT_BYTES,
     ),
   };
   const peaks = Object.entries(bytes)
@@ -155,17 +166,21 @@ function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedS
     residentBytes: bytesOf(all, divided.weights, weights) +
       (inBackward ? 0 : bytesOf(all, divided.gradients, gradients)) +
       (offloaded ? 0 : 2 * bytesOf(all, divided.moments, moments)),
-    /** Bytes of the moments that are on the device while some of the weights are updated. */
-    momentPiece: (group: readonly Shape[]) => {
-      const sizes = group.map((shape) => bytesOf([shape], divided.moments, moments) / elementBytes(moments()));
-      return offloaded ? 2 * Math.min(MOMENT_PIECE_ELEMENTS, Math.max(...sizes)) * elementBytes(moments()) : 0;
+    ofGradients: {
+      gradients: (group: readonly Shape[]) => bytesOf(group, false, gradients),
+      mirror: (group: readonly Shape[]) =>
+        inBackward && strategy.ranks > 1 ? bytesOf(group, false, () => precision.activations) : 0,
+      momentPiece: (group: readonly Shape[]) => {
+        const sizes = group.map((shape) => bytesOf([shape], divided.moments, moments) / elementBytes(moments()));
+        return offloaded ? 2 * Math.min(MOMENT_PIECE_ELEMENTS, Math.max(...sizes)) * elementBytes(moments()) : 0;
+      },
+      tied: inBackward && model.tiedEmbeddings ? model.vocab * model.dim * ELEMENT_BYTES : 0,
     },
     all,
     whole: (group: readonly Shape[]) => ({
       weights: divided.weights ? bytesOf(group, false, weights) : 0,
       gradients: divided.gradients || inBackward ? bytesOf(group, false, gradients) : 0,
     }),
-    tiedGradientBytes: inBackward && model.tiedEmbeddings ? model.vocab * model.dim * ELEMENT_BYTES : 0,
   };
 }
 

@@ -1,0 +1,65 @@
+import { assert, assertEquals } from "@std/assert";
+import { createLoopbackGroups, createReferenceBackend, ExchangeClock, tensorFrom } from "@mst/core";
+import { beginReduction } from "../../packages/core/strategy/gradient_reduction.ts";
+import { assertClose } from "../_support/compare.ts";
+
+/** A reduction of what each rank has, in pieces of as many words. */
+async function reduceAll(dtype: "f32" | "f16", pieceWords: number, sizes: readonly number[], ranks: number) {
+  const sent = new Set<string>();
+  const values = (rank: number, i: number) =>
+    Float32Array.from({ length: sizes[i] }, (_, k) => Math.fround(Math.sin(rank + 3 * i + 7 * k)));
+  const sums = await Promise.all(
+    createLoopbackGroups(ranks).map(async (group) => {
+      await using backend = createReferenceBackend({ poison: true });
+      const gradients = sizes.map((size, i) => tensorFrom(backend, values(group.rank, i), [size], "gradients"));
+      const send = group.send.bind(group);
+      group.send = (to, data, label) => {
+        assert(data.length <= 4 * pieceWords);
+        sent.add(`${group.rank} to ${to}: ${label}`);
+        return send(to, data, label);
+      };
+      const clock = new ExchangeClock();
+      const options = { backend, group, clock, dtype, pieceWords };
+      const reduction = beginReduction(gradients, { ...options, label: "test" });
+      await reduction.finish();
+      reduction.free();
+      const sums = await backend.readAll(gradients);
+      gradients.forEach((gradient) => gradient.free());
+      assertEquals(backend.ledger.liveBytes(), 0);
+      assert(clock.takeMs() > 0);
+      await group.close();
+      return sums;
+    }),
+  );
+  const expected = sizes.map((size, i) =>
+    Float32Array.from(
+      { length: size },
+      (_, k) => Array.from({ length: ranks }, (_, rank) => values(rank, i)[k]).reduce((a, b) => a + b),
+    )
+  );
+  return { sums, expected, messages: sent.size };
+}
+
+Deno.test("gradients of any size are summed in pieces of any length, each under a label of its own", async () => {
+  const sizes = [26, 2, 14, 40, 6];
+  for (const ranks of [2, 3, 5]) {
+    for (const dtype of ["f32", "f16"] as const) {
+      for (const pieceWords of [1, 4, 1000]) {
+        const { sums, expected, messages } = await reduceAll(dtype, pieceWords, sizes, ranks);
+        for (const rank of sums) {
+          assertEquals(rank, sums[0]);
+          rank.forEach((values, i) =>
+            // Terms and sums up to 5 are rounded to 11 bits where they travel as halves, to 24 otherwise.
+            assertClose(values, expected[i], { absolute: dtype === "f16" ? 5e-3 : 1e-6, what: `gradient ${i}` })
+          );
+        }
+        if (pieceWords === 1) {
+          const words = sizes.reduce((sum, size) => sum + size, 0) / (dtype === "f16" ? 2 : 1);
+          assertEquals(messages, 2 * (ranks - 1) * words);
+        }
+      }
+    }
+  }
+  const { expected, sums } = await reduceAll("f32", 4, [3, 1, 7], 3); // of odd size, and of fewer elements than ranks
+  sums[2].forEach((values, i) => assertClose(values, expected[i], { absolute: 1e-6, what: `gradient ${i}` }));
+});
