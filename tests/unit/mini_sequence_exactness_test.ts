@@ -181,6 +181,14 @@ Deno.test("mini-sequences cover every row once and differ by one row at most", (
   assertThrows(() => planChunks(8, 1.5), RangeError);
 });
 
+Deno.test("long mini-sequences are whole tiles of 128 rows but for the last", () => {
+  const lengths = (rows: number, count: number) => planChunks(rows, count).map(({ start, end }) => end - start);
+  assertEquals(lengths(32_768, 5), [6656, 6528, 6528, 6528, 6528]);
+  assertEquals(lengths(4_097, 2), [2176, 1921]);
+  assertEquals(lengths(4_095, 2), [2048, 2047], "shorter than sixteen tiles each");
+  assertEquals(lengths(10_000, 3), [3456, 3328, 3216]);
+});
+
 /** A layer written by a user: y = x · w (elementwise, w a number), without `apply`, `rematerialize` or `out`. */
 function userLayer(backend: Backend, w: number, dw: { value: number }): Layer {
   return {
