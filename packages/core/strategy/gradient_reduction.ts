@@ -1,8 +1,11 @@
 /**
- * Sums of gradients over ranks that are made while the device computes something else. Each rank owns a segment of every
- * gradient: the others send it theirs, it adds them up on its device, and sends the sum to all (a reduce-scatter and an
- * all-gather, each pair of ranks exchanging directly). Numbers are rounded on the device to the type that travels; the host
- * moves bytes.
+ * Sums of gradients over ranks that are made while the device computes something else. Numbers are rounded on the device to
+ * the type that travels, and added up there in f32; the host moves bytes.
+ *
+ * Two ranks send each other all they have, and both add the same two rounded terms. Of more ranks, each owns a segment of
+ * every gradient: the others send it theirs, it adds them up, and sends the rounded sum to all (a reduce-scatter and an
+ * all-gather, each pair of ranks exchanging directly). Over two ranks that would be as many bytes, but the sums would wait
+ * on the device for whatever it was handed meanwhile.
  *
  * @module
  */
@@ -63,6 +66,7 @@ export function beginReduction(
   const { rank, size } = group;
   const others = Array.from({ length: size }, (_, other) => other).filter((other) => other !== rank);
   const sizes = gradients.map((gradient) => gradient.size);
+  const isPair = size === 2;
   const perWord = ELEMENT_BYTES / elementBytes(dtype);
   const held = new Scope();
   const mirrors: Tensor[] = [];
@@ -73,6 +77,7 @@ export function beginReduction(
       const copy = held.own(backend.empty(gradient.shape, "communication", dtype));
       mirrors.push(copy);
       ops.cast(gradient, copy);
+      if (isPair && copy.dtype !== gradient.dtype) ops.cast(copy, gradient);
     }
   }
 
@@ -89,21 +94,26 @@ export function beginReduction(
     }
   }
 
-  /** Copies pieces as they are now; each comes as soon as it is there, and none before the caller waits for something. */
-  function read(pieces: readonly Piece[]): Promise<Float32Array>[] {
+  /** Copies a piece as it is now; the function that is returned waits for it. */
+  function order({ spans, words }: Piece): () => Promise<Float32Array> {
     using scope = new Scope();
-    const coming = pieces.map(({ words }) => ({
-      values: group.memory.floats(words),
-      ...Promise.withResolvers<Float32Array>(),
-    }));
-    const spans = pieces.flatMap((piece, i) => piece.spans.map((span) => ({ span, i })));
-    const into = spans.map(({ span: { at, words }, i }) => coming[i].values.subarray(at, at + words));
-    const take = backend.readLater(spans.map(({ span }) => scope.own(wordsOf(span))), into, (read) => {
-      const { i } = spans[read];
-      if (spans[read + 1]?.i !== i) coming[i].resolve(coming[i].values);
+    const values = group.memory.floats(words);
+    const into = spans.map(({ at, words }) => values.subarray(at, at + words));
+    const take = backend.readLater(spans.map((span) => scope.own(wordsOf(span))), into);
+    return () => take().then(() => values);
+  }
+
+  /**
+   * Copies pieces as they are now; they come one after the other, and in between whoever else waits for the device, which
+   * should not run dry while the host copies.
+   */
+  function read(pieces: readonly Piece[]): Promise<Float32Array>[] {
+    let earlier: Promise<unknown> = Promise.resolve();
+    return pieces.map(order).map((take) => {
+      const coming = earlier.then(nextTurn).then(take);
+      earlier = coming;
+      return coming;
     });
-    nextTurn().then(take).catch((error) => coming.forEach(({ reject }) => reject(error)));
-    return coming.map(({ promise }) => promise);
   }
 
   /** Receives a piece into the mirrors. */
@@ -134,6 +144,12 @@ export function beginReduction(
     group.memory.give(values);
   }
 
+  /** Puts the other rank's terms where the own ones were. */
+  async function swapPiece(piece: Piece, coming: Promise<Float32Array>): Promise<void> {
+    const received = coming.then(() => receive(others[0], piece, "terms"));
+    await Promise.all([send(others, piece, "terms", coming), received]);
+  }
+
   /** Adds the terms of the other ranks in rank order, and sends the sum to them. */
   async function sumPiece(piece: Piece): Promise<void> {
     for (const from of others) {
@@ -149,14 +165,23 @@ export function beginReduction(
     await receive(owner, piece, "sum");
   }
 
+  /** What a rank owns if as many share the gradients. */
+  function piecesOf(owner: number, owners: number): Piece[] {
+    return cutSegments(sizes, { owner, owners, perWord, pieceWords, label });
+  }
+
   /** All pieces at once; counts as an exchange only from when this rank has something to send. */
   async function exchange(): Promise<void> {
-    const pieces = others.flatMap((owner) =>
-      piecesOf(sizes, { ranks: size, owner, perWord, pieceWords, label }).map((piece) => ({ owner, piece }))
-    );
+    if (isPair) {
+      const all = piecesOf(0, 1);
+      const reading = read(all);
+      await Promise.all(all.map((piece, i) => swapPiece(piece, reading[i])));
+      return;
+    }
+    const pieces = others.flatMap((owner) => piecesOf(owner, size).map((piece) => ({ owner, piece })));
     const reading = read(pieces.map(({ piece }) => piece));
     const passed = pieces.map(({ owner, piece }, i) => passPiece(owner, piece, reading[i]));
-    const own = piecesOf(sizes, { ranks: size, owner: rank, perWord, pieceWords, label });
+    const own = piecesOf(rank, size);
     const summed = own.map(async (piece) => {
       await reading[0];
       await sumPiece(piece);
@@ -176,7 +201,7 @@ export function beginReduction(
   return {
     async finish(): Promise<void> {
       await exchanged;
-      mirrors.forEach((copy, i) => ops.cast(copy, gradients[i]));
+      mirrors.forEach((copy, i) => isPair ? ops.add(copy, gradients[i]) : ops.cast(copy, gradients[i]));
       held[Symbol.dispose]();
     },
     free: () => held[Symbol.dispose](),
@@ -184,11 +209,11 @@ export function beginReduction(
 }
 
 /** The messages in which a rank's segments of all gradients travel, one behind the other. */
-function piecesOf(
+function cutSegments(
   sizes: readonly number[],
-  { ranks, owner, perWord, pieceWords, label }: {
-    readonly ranks: number;
+  { owner, owners, perWord, pieceWords, label }: {
     readonly owner: number;
+    readonly owners: number;
     readonly perWord: number;
     readonly pieceWords: number;
     readonly label: string;
@@ -196,7 +221,7 @@ function piecesOf(
 ): Piece[] {
   const pieces: { label: string; spans: Span[]; words: number }[] = [];
   for (const [index, size] of sizes.entries()) {
-    const segment = pairedSegment(size, ranks, owner);
+    const segment = pairedSegment(size, owners, owner);
     for (let start = segment.start; start < segment.end;) {
       let piece = pieces.at(-1);
       if (!piece || piece.words === pieceWords) {
@@ -213,7 +238,7 @@ function piecesOf(
   return pieces;
 }
 
-/** Resolves once the caller waits for something else, so that the device has something to do meanwhile. */
+/** Resolves once everyone else has had a turn. */
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
