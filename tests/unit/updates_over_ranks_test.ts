@@ -190,6 +190,35 @@ Deno.test("a step that is not finite is skipped on every rank, and the next ones
   }
 });
 
+Deno.test("gradients that no update uses are those after backward, and all exchange that is waited for counts", async () => {
+  const delayMs = 50;
+  const batch = [randomBatch(UNTIED, SEQ_TOKENS)];
+  const run = (settings: Record<string, unknown>) =>
+    Promise.all(
+      createLoopbackGroups(2).map(async (group) => {
+        await using backend = createReferenceBackend({ poison: true });
+        const send = group.send.bind(group);
+        group.send = async (to, data, label) => {
+          if (label.startsWith("sum ")) await new Promise((resolve) => setTimeout(resolve, delayMs));
+          await send(to, data, label);
+        };
+        const strategy = createRingStrategy({ backend, group });
+        const config = parseTrainConfig({ ...SETTINGS, ...settings });
+        using trainer = new Trainer({ backend, strategy, model: UNTIED, train: config });
+        const { gradients } = await trainer.gradients(batch);
+        const { exposedCommunicationMs } = await trainer.step(batch);
+        await group.close();
+        return { gradients, exposedCommunicationMs };
+      }),
+    );
+  const [after, during] = await Promise.all([run({}), run(DURING)]);
+  for (const [rank, { gradients, exposedCommunicationMs }] of during.entries()) {
+    assertEquals(gradients, after[rank].gradients); // of two ranks the same sums, to the bit
+    // The head's, two blocks' and the embedding's, one after the other, of which compute of a few ms hides little.
+    assert(exposedCommunicationMs > 3.5 * delayMs, `${exposedCommunicationMs} ms`);
+  }
+});
+
 Deno.test("ranks whose sums are not the same to the bit are noticed", async () => {
   const uneven: Create = ({ backend, group }) => {
     const strategy = createRingStrategy({ backend, group });
