@@ -22,7 +22,7 @@ import {
 import { HostPiece } from "./host_piece.ts";
 
 /** Words of 4 bytes of a whole piece: long enough for the throughput of a link, several to a block of a long sequence. */
-export const PIECE_WORDS = 2 ** 20;
+export const PIECE_WORDS = 2 ** 21;
 
 /** Two matrices, k and v or dk and dv, of the element type of the exchange. */
 export type Pair = readonly [Tensor, Tensor];

@@ -122,3 +122,26 @@ Deno.test("gradients of one group travel while the next ones are computed, and a
   assertEquals(backend.ledger.liveBytes(), 0);
   await Promise.all([group.close(), other.close()]);
 });
+
+Deno.test("sums beyond the largest half travel as halves", async () => {
+  for (const ranks of [2, 3]) {
+    const sums = await Promise.all(
+      createLoopbackGroups(ranks).map(async (group) => {
+        await using backend = createReferenceBackend();
+        const gradient = tensorFrom(backend, new Float32Array([1e5, -1e6, 2 ** -8, 0]), [4], "gradients");
+        const reduction = beginReduction([gradient], {
+          ...{ backend, group, clock: new ExchangeClock(), dtype: "f16", label: "large" },
+        });
+        await reduction.finish();
+        const [sum] = await backend.readAll([gradient]);
+        gradient.free();
+        await group.close();
+        return sum;
+      }),
+    );
+    for (const [i, value] of [1e5, -1e6, 2 ** -8, 0].entries()) {
+      // Halves have 11 bits.
+      sums.forEach((sum) => assertClose(sum.subarray(i, i + 1), [ranks * value], { relative: 2e-3, what: `${value}` }));
+    }
+  }
+});

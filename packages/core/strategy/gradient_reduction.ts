@@ -23,6 +23,13 @@ import type { Reduction } from "./strategy.ts";
 /** Words of a whole piece, 16 MiB: while one is sent, others are read from the device, summed or written to it. */
 const PIECE_WORDS = 4 * 2 ** 20;
 
+/**
+ * Factor on what travels as halves, a power of two. Gradients of weights, sums over all tokens, are scaled as the loss is,
+ * which is as large as gradients of single tokens allow: that leaves little below the largest half, and more than enough
+ * above the smallest.
+ */
+const HALF_FACTOR = 2 ** -6;
+
 /** What a reduction is made of. */
 export interface ReductionOptions {
   /** Device of this rank. */
@@ -68,6 +75,7 @@ export function beginReduction(
   const sizes = gradients.map((gradient) => gradient.size);
   const isPair = size === 2;
   const perWord = ELEMENT_BYTES / elementBytes(dtype);
+  const factor = dtype === "f16" ? HALF_FACTOR : 1;
   const held = new Scope();
   const mirrors: Tensor[] = [];
 
@@ -76,6 +84,7 @@ export function beginReduction(
     for (const gradient of gradients) {
       const copy = held.own(backend.empty(gradient.shape, "communication", dtype));
       mirrors.push(copy);
+      if (factor !== 1) ops.scale(gradient, factor);
       ops.cast(gradient, copy);
       if (isPair && copy.dtype !== gradient.dtype) ops.cast(copy, gradient);
     }
@@ -201,7 +210,11 @@ export function beginReduction(
   return {
     async finish(): Promise<void> {
       await exchanged;
-      mirrors.forEach((copy, i) => isPair ? ops.add(copy, gradients[i]) : ops.cast(copy, gradients[i]));
+      for (const [i, copy] of mirrors.entries()) {
+        if (isPair) ops.add(copy, gradients[i]);
+        else ops.cast(copy, gradients[i]);
+        if (factor !== 1) ops.scale(gradients[i], 1 / factor);
+      }
       held[Symbol.dispose]();
     },
     free: () => held[Symbol.dispose](),

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { setImmediate } from "node:timers";
 import { NoGpuError } from "./device_error.ts";
+import { PacedWaits } from "./paced_waits.ts";
 
 /** Deno's own implementation, or Dawn, Chromium's, which npm's package `webgpu` brings to Node-API. */
 export type WebGpuProvider = "deno" | "dawn";
@@ -43,11 +43,6 @@ const DAWN_TOGGLES = [
 /** Dawn's switches that are on otherwise: times of kernels rounded to 0.1 ms. */
 const DAWN_DISABLED_TOGGLES = ["timestamp_quantization"];
 
-/** Share of the time waited so far by which the next look at the device may come too late, and the most it may. */
-const PACE_SHARE = 0.02;
-const MAX_PACE_MS = 1;
-const NEVER_WOKEN = new Int32Array(new SharedArrayBuffer(4));
-
 const DRIVERS =
   "On Debian, `apt-get install mesa-vulkan-drivers` installs Vulkan drivers, among them one in software " +
   "that needs no GPU";
@@ -72,37 +67,18 @@ export function denoProvider(gpu: GPU | undefined = navigator.gpu): Provider {
  * @throws {NoGpuError} when the package is not installed or does not load on this system
  */
 export async function dawnProvider(): Promise<Provider> {
+  const gpu = await createDawn();
+  const waits = new PacedWaits();
   return {
-    gpu: await createDawn(),
+    gpu,
     wantedFeatures: ["timestamp-query", "shader-f16", "subgroups", "chromium-experimental-subgroup-matrix"],
     subgroupDirective: "enable subgroups;\n",
     mapsMemory: true,
-    waitFor: waitPaced,
+    waitFor: (pending) => waits.waitFor(pending),
     noAdapterHint:
       `Dawn needs a Metal, Direct3D 12 or Vulkan driver; Mesa's must be 23 or newer. ${DRIVERS}; Debian 12 ` +
       "has a newer one in bookworm-backports",
   };
-}
-
-/**
- * Dawn asks the device for news in one immediate after the other, and leaves a function behind for each, whose disposal
- * takes Deno time that grows with the square of their number: seconds after a wait of a few seconds. So turns of the
- * event loop are slowed down during a wait, the more the longer it takes.
- */
-async function waitPaced<T>(pending: Promise<T>): Promise<T> {
-  const startMs = performance.now();
-  let over = false;
-  const pace = () => {
-    if (over) return;
-    Atomics.wait(NEVER_WOKEN, 0, 0, Math.min(MAX_PACE_MS, (performance.now() - startMs) * PACE_SHARE));
-    setImmediate(pace);
-  };
-  setImmediate(pace);
-  try {
-    return await pending;
-  } finally {
-    over = true;
-  }
 }
 
 async function createDawn(): Promise<GPU> {
