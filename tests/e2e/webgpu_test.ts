@@ -40,14 +40,18 @@ for (
   });
 }
 
-gpuTest("WebGPU is the default where there is a driver, and a ring computes what one rank does", async () => {
-  const { report, stdout } = await benchReport([...SMALL, "--ranks=3", "--verify"]);
-  const [{ config, summary }] = report.runs;
-  assertEquals([config.device, config.ranks], ["webgpu", 3]);
-  assert(report.comparisons!.every(({ passed }) => passed));
-  assert(summary.communicationHidden! >= 0 && summary.communicationHidden! <= 1);
-  assertStringIncludes(stdout, summary.deviceName);
-});
+gpuTest(
+  "WebGPU is the default where there is a driver, and a ring that updates in backward computes what one rank does",
+  async () => {
+    const update = ["--clip=0", "--optimizer-in-backward"];
+    const { report, stdout } = await benchReport([...SMALL, "--ranks=3", ...update, "--verify"]);
+    const [{ config, summary }] = report.runs;
+    assertEquals([config.device, config.ranks], ["webgpu", 3]);
+    assert(report.comparisons!.every(({ passed }) => passed));
+    assert(summary.communicationHidden! >= 0 && summary.communicationHidden! <= 1);
+    assertStringIncludes(stdout, summary.deviceName);
+  },
+);
 
 gpuTest("--profile prints the time of kernels on the device", async () => {
   const { report } = await benchReport([...SMALL, "--strategy=single", "--profile"]);
