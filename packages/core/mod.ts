@@ -154,7 +154,7 @@ export { PeerError, type PeerErrorKind, type PeerFailure, type PeerOperation } f
 export { type LinkProfile, measureLinks } from "./transport/link_profile.ts";
 export { shareMemory, type ShareMemoryOptions } from "./transport/mapped_group.ts";
 export { createLoopbackGroups, type LoopbackOptions } from "./transport/loopback.ts";
-export type { HostMemory } from "./transport/host_memory.ts";
+export type { HostMemory } from "./memory/host_memory.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";

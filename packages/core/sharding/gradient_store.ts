@@ -12,7 +12,6 @@ import { elementCount, type Shape } from "../tensor/shape.ts";
 import { Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, pairedSegment, type Segment } from "../transport/collectives.ts";
-import { SharedMemory } from "../transport/shared_memory.ts";
 import { concatenate, packedSegments, totalLength } from "./segments.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
 
@@ -75,11 +74,10 @@ export function createWholeGradients(
  * micro-batches add up on the host, where the sums over ranks are made, and are put on the device once a step.
  */
 export function createShardedGradients(backend: Backend, strategy: SequenceStrategy): GradientStore<ShardedTensor> {
-  const { rank, ranks } = strategy;
+  const { rank, ranks, memory } = strategy;
   const all: ShardedTensor[] = [];
   const sums = new Map<ShardedTensor, Float32Array>(); // kept, since fresh memory costs more than the sum
   const summed = new Set<ShardedTensor>();
-  const memory = new SharedMemory();
   let reducing: Promise<void> = Promise.resolve();
 
   /** Copies whole gradients as they are; then gives, for each rank, its segments of them, and their memory. */

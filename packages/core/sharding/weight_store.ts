@@ -12,7 +12,6 @@ import { Scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { pairedSegment, type Segment } from "../transport/collectives.ts";
 import { release } from "../transport/release.ts";
-import { SharedMemory } from "../transport/shared_memory.ts";
 import { concatenate, packedSegments, totalLength } from "./segments.ts";
 import { type PartRuns, partRuns, segmentRuns } from "./weight_part.ts";
 import { ShardedTensor, type StoredTensor, wholeTensor } from "./stored_tensor.ts";
@@ -71,9 +70,8 @@ export function createWholeWeights(
  * until it is used, so that no more than one group of weights is whole on the device.
  */
 export function createShardedWeights(backend: Backend, strategy: SequenceStrategy): WeightStore<ShardedTensor> {
-  const { rank, ranks } = strategy;
+  const { rank, ranks, memory } = strategy;
   const all: ShardedTensor[] = [];
-  const memory = new SharedMemory();
   let onHost: ReadonlyMap<ShardedTensor, Float32Array> | undefined;
 
   function kept(size: number): Segment {

@@ -25,6 +25,7 @@ export type ReplicatedWeights = Pick<
   SequenceStrategy,
   | "rank"
   | "ranks"
+  | "memory"
   | "reduceGradients"
   | "beginReduction"
   | "reduceScatterGradients"
@@ -53,6 +54,7 @@ export function createReplicatedWeights(
   return {
     rank: group.rank,
     ranks: group.size,
+    memory: group.memory,
 
     reduceGradients(gradients: readonly Tensor[]): Promise<void> {
       return clock.exchange(() => allReduceGradients(backend, group, gradients));

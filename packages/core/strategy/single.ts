@@ -7,6 +7,7 @@
 import type { Backend } from "../backend/backend.ts";
 import { createLocalAttention, localAttentionMemory } from "./local_attention.ts";
 import { contiguousPartition } from "./partition.ts";
+import { SharedMemory } from "../transport/shared_memory.ts";
 import type { SequenceStrategy } from "./strategy.ts";
 
 /** The strategy of one rank. */
@@ -15,6 +16,7 @@ export function createSingleStrategy(backend: Backend): SequenceStrategy {
     name: "single",
     rank: 0,
     ranks: 1,
+    memory: new SharedMemory(),
     partition: (seqTokens) => contiguousPartition(seqTokens, 1),
     attention: (shape, partition, documentStarts) => createLocalAttention(backend, shape, partition, documentStarts),
     activations: ["f32", "f16"],

@@ -9,6 +9,7 @@ import type { ModelConfig } from "../config/model_config.ts";
 import type { Saved } from "../tensor/scope.ts";
 import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 import type { TensorParallel } from "./tensor_parallel.ts";
 
 /** Which global positions each rank owns. */
@@ -132,6 +133,8 @@ export interface SequenceStrategy {
     partition: TokenPartition,
     options?: AttentionMemoryOptions,
   ): AttentionMemory;
+  /** What values that are exchanged are best taken from; see {@linkcode ProcessGroup.memory}. */
+  readonly memory: HostMemory;
   /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
   reduceGradients(gradients: readonly Tensor[]): Promise<void>;
   /**

@@ -10,7 +10,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
-import type { HostMemory } from "../transport/host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 
 /** Tensors are read from the device in groups of about this size. */
 const BUCKET_FLOATS = 8 * 2 ** 20;

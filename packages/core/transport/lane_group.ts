@@ -5,7 +5,7 @@
  */
 import type { ConnectOptions } from "./connect_options.ts";
 import { PeerError, type PeerFailure } from "./errors.ts";
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { addStats, statsSince } from "./stats.ts";
 

@@ -6,7 +6,7 @@
  */
 
 import * as collectives from "./collectives.ts";
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 import { MappedMemory, NAME_BYTES, OwnMappedMemory, type Place } from "./mapped_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { release } from "./release.ts";

@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 import { createMemoryFile, type MemoryFile, openMemoryFile } from "./memory_file.ts";
 import { whenReleased } from "./release.ts";
 

@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 
 /** Exact counts of what one rank has exchanged. Bytes are those of the payloads, without frame headers. */
 export interface TransportStats {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 
 /** Lengths are rounded up to this, so that buffers of about the same length serve one another. */
 const GRAIN_BYTES = 64 * 1024;

@@ -5,7 +5,7 @@
  */
 import * as collectives from "./collectives.ts";
 import { labelBytes } from "./frame.ts";
-import type { HostMemory } from "./host_memory.ts";
+import type { HostMemory } from "../memory/host_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { StatsCounter } from "./stats.ts";
 
