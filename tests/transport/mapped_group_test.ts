@@ -104,11 +104,15 @@ Deno.test("another process reads and writes the same memory, and counts itself o
   assertStrictEquals(memory.bytes(100_000).buffer, data.buffer, "the other process has released it");
 });
 
-Deno.test("memory that is not there is refused with its name", () => {
-  assertThrows(
-    () => openMemoryFile("/proc/self/fd/9999", 4096),
-    Error,
-    "Cannot open the memory file /proc/self/fd/9999",
-  );
+Deno.test("memory that is not there, and a file that is none, are refused", async () => {
+  assertThrows(() => openMemoryFile("/proc/self/fd/9999", 4096), Error);
   assertThrows(() => createMemoryFile(-1), Error, "Cannot create a memory file of -1 bytes");
+  const writer = new Deno.Command("sleep", { args: ["60"], stdin: "null", stdout: "null", stderr: "null" }).spawn();
+  try {
+    // A descriptor of another process that leads to another file.
+    assertThrows(() => openMemoryFile(`/proc/${writer.pid}/fd/0`, 4096), Error, "it is another file");
+  } finally {
+    writer.kill();
+    await writer.status;
+  }
 });

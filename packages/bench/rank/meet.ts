@@ -33,7 +33,7 @@ export async function meetRanks({ order, nextOrder, emit }: MeetOptions): Promis
     workers: !meeting && navigator.hardwareConcurrency >= CORES_FOR_TWO_WORKERS * ranks ? 2 : 1,
     ...(meeting ? acrossHosts(rank, meeting, emit) : await onThisHost(rank, nextOrder, emit)),
   });
-  return await shareMemory(group);
+  return meeting ? group : await shareMemory(group);
 }
 
 /** Gives every rank what all of them did, by rank. */

@@ -5,6 +5,9 @@
  * @module
  */
 
+/** What files are called, so that no other file is ever opened for one of them. */
+const NAME = "mst";
+
 const OPEN_READ_WRITE = 2;
 const PROTECT_READ_WRITE = 3;
 const MAP_SHARED = 1;
@@ -25,7 +28,7 @@ export interface MemoryFile {
  */
 export function createMemoryFile(bytes: number): MemoryFile {
   const { symbols } = openLibrary();
-  const descriptor = symbols.memfd_create(cString("mst"), 0);
+  const descriptor = symbols.memfd_create(cString(NAME), 0);
   if (descriptor < 0 || symbols.ftruncate(descriptor, BigInt(bytes)) < 0) {
     throw new Error(`Cannot create a memory file of ${bytes} bytes: the system refuses it`);
   }
@@ -35,12 +38,13 @@ export function createMemoryFile(bytes: number): MemoryFile {
 /**
  * Maps a file that another process has created.
  *
- * @throws {Error} where there is none or this process may not open it
+ * @throws {Error} where there is none at the path, or this process may not open it
  */
 export function openMemoryFile(path: string, bytes: number): MemoryFile {
   const { symbols } = openLibrary();
-  const descriptor = symbols.open(cString(path), OPEN_READ_WRITE);
-  if (descriptor < 0) throw new Error(`Cannot open the memory file ${path}: there is none, or it is another user's`);
+  const isOne = Deno.readLinkSync(path).startsWith(`/memfd:${NAME} `);
+  const descriptor = isOne ? symbols.open(cString(path), OPEN_READ_WRITE) : -1;
+  if (descriptor < 0) throw new Error(`Cannot open the memory file ${path}: it is another file, or another user's`);
   try {
     return map(symbols, descriptor, bytes, path);
   } finally {

@@ -14,7 +14,7 @@ import { MAPPED_ALIGNMENT, type ReadMapping } from "./read_mapping.ts";
 const MAX_STAGING_BYTES = 64 * 2 ** 20;
 
 /** Bytes of staging buffers that are kept between reads, since making one costs more than the copy through it. */
-const MAX_IDLE_BYTES = 512 * 2 ** 20;
+const MAX_IDLE_BYTES = 2 ** 30;
 
 /** A range of a buffer to read; offsets and sizes are multiples of 4. */
 export interface ReadRange {
