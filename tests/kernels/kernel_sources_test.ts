@@ -57,6 +57,15 @@ function callAll(dispatcher: Dispatcher, t: TestTensors, dtype: DType, columns: 
     matmul(dispatcher, x, y, t.empty([rows, rows]), { transposeB: true, accumulate });
     matmul(dispatcher, x, y, t.empty([columns, columns]), { transposeA: true, accumulate });
   }
+  if (dtype === "f16" && columns % 8 === 0) {
+    // Two of one tile, and of one name.
+    for (const [teamM, teamN, teamsM, teamsN] of [[16, 32, 2, 1], [32, 16, 1, 2]]) {
+      const variant = { kind: "units", teamM, teamN, teamsM, teamsN, tileK: 32 } as const;
+      for (const unit of ["subgroup", "emulated"] as const) {
+        matmul(dispatcher, x, y, t.empty([rows, rows]), { transposeB: true, plan: { variant, parts: 1 }, unit });
+      }
+    }
+  }
   embedding(dispatcher, ids, x, y);
   embeddingBackward(dispatcher, ids, t.empty([rows, 3], "u32"), x, matrix("f32"));
   crossEntropy(dispatcher, { logits: x, labels: ids, losses: rstd }, 1);
@@ -83,8 +92,9 @@ gpuTest("a key says all that the text of a kernel depends on", (backend) => {
       run({ code, kernel }: KernelCall) {
         if (typeof code === "string") return;
         const text = code.write();
-        assertEquals(texts.get(code.key) ?? text, text, `${kernel}: two texts for the key ${code.key}`);
-        texts.set(code.key, text);
+        const key = `${code.key} ${code.form ?? 0}`;
+        assertEquals(texts.get(key) ?? text, text, `${kernel}: two texts for the key and form ${key}`);
+        texts.set(key, text);
       },
     };
     for (const dtype of ["f32", "f16"] as const) {

@@ -57,9 +57,8 @@ export function writes(
 export function checkOperands(op: string, operands: readonly Operand[]): void {
   for (const { tensor } of operands) tensor.assertLive();
   for (const { name, tensor, wanted, dtype } of operands) {
-    const allowed = typeof dtype === "string" ? [dtype] : dtype;
-    if (!allowed.includes(tensor.dtype)) {
-      refuse(op, operands, `${name} must be ${allowed.join(" or ")}, not ${tensor.dtype}`);
+    if (typeof dtype === "string" ? dtype !== tensor.dtype : !dtype.includes(tensor.dtype)) {
+      refuse(op, operands, `${name} must be ${[dtype].flat().join(" or ")}, not ${tensor.dtype}`);
     }
     if (typeof wanted === "number") {
       if (tensor.size !== wanted) refuse(op, operands, `${name} must have ${wanted} elements, not ${tensor.size}`);
@@ -96,11 +95,9 @@ export function showShape(shape: Shape): string {
 /** Whether two tensors have memory in common. */
 export function overlaps(a: Tensor, b: Tensor): boolean {
   if (a.storage !== b.storage) return false;
-  const [[aStart, aEnd], [bStart, bEnd]] = [a, b].map((tensor) => {
-    const start = tensor.offset * elementBytes(tensor.dtype);
-    return [start, start + tensor.bytes];
-  });
-  return aStart < bEnd && bStart < aEnd;
+  const aStart = a.offset * elementBytes(a.dtype);
+  const bStart = b.offset * elementBytes(b.dtype);
+  return aStart < bStart + b.bytes && bStart < aStart + a.bytes;
 }
 
 /** Whether two tensors are the same elements. */
@@ -109,11 +106,11 @@ export function sameElements(a: Tensor, b: Tensor): boolean {
 }
 
 function checkOverlaps(op: string, operands: readonly Operand[]): void {
-  operands.forEach((written, i) => {
-    if (!written.written) return;
-    operands.forEach((other, j) => {
-      if (i === j || !overlaps(written.tensor, other.tensor)) return;
+  for (const written of operands) {
+    if (!written.written) continue;
+    for (const other of operands) {
+      if (other === written || !overlaps(written.tensor, other.tensor)) continue;
       refuse(op, operands, `${written.name} must not overlap ${other.name}`);
-    });
-  });
+    }
+  }
 }

@@ -39,7 +39,9 @@ export function checkMatmul(a: Tensor, b: Tensor, out: Tensor, options: MatmulOp
     throw new RangeError(`Cannot multiply ${left} by ${right} (${layout}) into ${into}: ${reason}`);
   };
   if (transposeA && transposeB) stop("transposeA and transposeB must not be used together");
-  if ([a, b, out].some((tensor) => tensor.shape.length !== 2)) stop("matmul wants two dims of every tensor");
+  if (a.shape.length !== 2 || b.shape.length !== 2 || out.shape.length !== 2) {
+    stop("matmul wants two dims of every tensor");
+  }
   const [m, k] = transposeA ? [a.shape[1], a.shape[0]] : [a.shape[0], a.shape[1]];
   const [n, inner] = transposeB ? [b.shape[0], b.shape[1]] : [b.shape[1], b.shape[0]];
   if (inner !== k) stop(`the inner dims of matmul must be equal, not ${k} and ${inner}`);

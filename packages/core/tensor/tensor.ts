@@ -45,6 +45,8 @@ export interface Storage {
 
 /** A handle on device memory: dims, element type and where it starts. Made by `Backend.empty`. */
 export class Tensor implements Disposable {
+  /** Number of elements. */
+  readonly size: number;
   readonly #references: { count: number };
   #freed = false;
 
@@ -64,13 +66,9 @@ export class Tensor implements Disposable {
     references: { count: number } = { count: 0 },
   ) {
     checkPairs(shape, dtype, offset);
+    this.size = elementCount(shape);
     this.#references = references;
     references.count++;
-  }
-
-  /** Number of elements. */
-  get size(): number {
-    return elementCount(this.shape);
   }
 
   /** Bytes of the elements this handle spans. */

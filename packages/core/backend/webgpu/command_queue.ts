@@ -4,42 +4,26 @@
  * @module
  */
 
-import { elementBytes } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { BindGroups, BoundTensors } from "./bind_groups.ts";
 import type { PooledBuffer } from "./buffer_pool.ts";
 import type { DeviceErrors } from "./device_error.ts";
 import {
+  describeCall,
   type Dispatcher,
   type DispatchLimits,
   type KernelCall,
   type KernelFeatures,
   MAX_PARAMS,
   MAX_WORKGROUPS_PER_DIM,
-  residual,
 } from "./dispatch.ts";
 import { PipelineCache } from "./pipeline_cache.ts";
+import type { SetGroup } from "./provider.ts";
 import type { Timestamps } from "./timestamps.ts";
 import { UniformSlots } from "./uniform_slots.ts";
-import { storageOf } from "./webgpu_storage.ts";
 
 /** Dispatches after which a batch is submitted, so that the device starts early. */
 export const BATCH_DISPATCHES = 256;
-
-/**
- * Bind groups that are made before all are forgotten. Making one takes a GPU's driver about ten times as long as the
- * rest of a dispatch, and a step of training asks for the same thousands of them every time.
- */
-const MAX_BIND_GROUPS = 32_768;
-
-/** What a binding may start and end at is rounded to this, so that vec4 arrays reach the last element. */
-const VEC4_BYTES = 16;
-
-/** A part of a buffer, ready to be bound. */
-interface BoundRange {
-  readonly buffer: PooledBuffer;
-  readonly offset: number;
-  readonly size: number;
-}
 
 /** What a {@linkcode CommandQueue} is made with. */
 export interface CommandQueueOptions {
@@ -48,6 +32,8 @@ export interface CommandQueueOptions {
   readonly features: KernelFeatures;
   /** What kernels start with where there are subgroups. */
   readonly subgroupDirective: string;
+  /** See `Provider.setGroup`. */
+  readonly setGroup: SetGroup;
   /** Makes the workspace. */
   readonly createWorkspace: () => Tensor;
   /** Where passes leave their times, on devices that can time them. */
@@ -61,15 +47,15 @@ export class CommandQueue implements Dispatcher {
   readonly features: KernelFeatures;
   readonly subgroupLanes: number;
   readonly #createWorkspace: () => Tensor;
+  readonly #setGroup: SetGroup;
   readonly #device: GPUDevice;
   readonly #errors: DeviceErrors;
   readonly #timestamps?: Timestamps;
   readonly #pipelines: PipelineCache;
   readonly #slots: UniformSlots;
-  readonly #bindGroups = new Map<string, GPUBindGroup>();
-  /** Keys of the bind groups of each buffer. */
-  readonly #keysByBuffer = new Map<PooledBuffer, string[]>();
-  #madeBindGroups = 0;
+  /** Tensors of the call that is being encoded. */
+  readonly #bound: BoundTensors;
+  readonly #bindGroups: BindGroups;
   /** Buffers that the batch uses. */
   readonly #used = new Set<PooledBuffer>();
   #workspace?: Tensor;
@@ -78,8 +64,6 @@ export class CommandQueue implements Dispatcher {
   #pass?: GPUComputePassEncoder;
   /** Pipeline that the open pass has. */
   #setPipeline?: GPUComputePipeline;
-  /** Dynamic offset of a dispatch, in place of an array for each. */
-  readonly #offset = new Uint32Array(1);
 
   /**
    * @param device device to encode for
@@ -89,6 +73,7 @@ export class CommandQueue implements Dispatcher {
     this.limits = options.limits;
     this.isSoftware = options.isSoftware;
     this.#createWorkspace = options.createWorkspace;
+    this.#setGroup = options.setGroup;
     this.features = options.features;
     this.subgroupLanes = subgroupLanes(device);
     this.#device = device;
@@ -96,26 +81,28 @@ export class CommandQueue implements Dispatcher {
     this.#timestamps = options.timestamps;
     this.#pipelines = new PipelineCache(device, errors, options.features.subgroups ? options.subgroupDirective : "");
     this.#slots = new UniformSlots(device, BATCH_DISPATCHES);
+    this.#bound = new BoundTensors(options.limits.maxBindingBytes);
+    this.#bindGroups = new BindGroups(device, errors, this.#slots.binding);
   }
 
   /** Encodes one dispatch; see {@linkcode Dispatcher.run}. */
   run(call: KernelCall): void {
     this.#errors.check();
     checkGrid(call);
-    const { kernel, code, tensors, params, workgroups } = call;
-    const ranges = tensors.map(({ tensor }) => this.#range(call, tensor));
-    if (workgroups.includes(0)) return;
-    const pattern = bindingPattern(call, ranges);
-    const { pipeline, layout } = this.#pipelines.get(kernel, code, pattern);
-    const group = this.#bindGroup(call, pattern, layout, ranges);
+    const { kernel, code, params, workgroups: [x, y, z] } = call;
+    const bound = this.#bound;
+    bound.take(call);
+    if (x === 0 || y === 0 || z === 0) return;
+    const { pipeline, layout } = this.#pipelines.get(kernel, code, bound.pattern);
+    const group = this.#bindGroups.get(call, bound, layout);
     const pass = this.#openPass(kernel);
     if (pipeline !== this.#setPipeline) pass.setPipeline(this.#setPipeline = pipeline);
-    if (params.length > 0) {
-      this.#offset[0] = this.#slots.push(params);
-      pass.setBindGroup(0, group, this.#offset, 0, 1);
-    } else pass.setBindGroup(0, group);
-    pass.dispatchWorkgroups(...workgroups);
-    for (const { buffer } of ranges) this.#used.add(buffer);
+    if (params.length > 0) this.#setGroup(pass, group, this.#slots.push(params));
+    else pass.setBindGroup(0, group);
+    // Dawn takes a quarter of a microsecond for every number that it is handed.
+    if (y === 1 && z === 1) pass.dispatchWorkgroups(x);
+    else pass.dispatchWorkgroups(x, y, z);
+    for (let i = 0; i < bound.count; i++) this.#used.add(bound.range(i).buffer);
     this.#finishCommand(kernel);
   }
 
@@ -159,68 +146,7 @@ export class CommandQueue implements Dispatcher {
 
   /** Forgets the bind groups of a buffer that is about to be destroyed, which they would keep alive. */
   forget(buffer: PooledBuffer): void {
-    for (const key of this.#keysByBuffer.get(buffer) ?? []) this.#bindGroups.delete(key);
-    this.#keysByBuffer.delete(buffer);
-  }
-
-  #range(call: KernelCall, tensor: Tensor): BoundRange {
-    const { buffer } = storageOf(tensor);
-    if (tensor.size === 0) return { buffer, offset: 0, size: VEC4_BYTES };
-    const skip = residual(tensor);
-    const bytesEach = elementBytes(tensor.dtype);
-    const offset = (tensor.offset - skip) * bytesEach;
-    const bytes = (skip + tensor.size) * bytesEach;
-    if (bytes > this.limits.maxBindingBytes) {
-      throw new RangeError(
-        `Cannot run kernel ${describe(call)}: a tensor of shape [${tensor.shape}] takes ${bytes} bytes, ` +
-          `a binding holds at most ${this.limits.maxBindingBytes}`,
-      );
-    }
-    return { buffer, offset, size: Math.ceil(bytes / VEC4_BYTES) * VEC4_BYTES };
-  }
-
-  #bindGroup(
-    call: KernelCall,
-    pattern: string,
-    layout: GPUBindGroupLayout,
-    ranges: readonly BoundRange[],
-  ): GPUBindGroup {
-    let key = pattern;
-    for (const { buffer, offset, size } of ranges) key += `,${buffer.id},${offset},${size}`;
-    const known = this.#bindGroups.get(key);
-    if (known) return known;
-    const resources: GPUBufferBinding[] = ranges.map(({ buffer, offset, size }) => ({
-      buffer: buffer.gpu,
-      offset,
-      size,
-    }));
-    if (call.params.length > 0) resources.push(this.#slots.binding);
-    const { kernel } = call;
-    const group = this.#errors.guard(
-      { what: () => `bind the tensors of kernel ${describe(call)}`, kernel },
-      () =>
-        this.#device.createBindGroup({
-          label: kernel,
-          layout,
-          entries: resources.map((resource, binding) => ({ binding, resource })),
-        }),
-    );
-    this.#remember(key, group, ranges);
-    return group;
-  }
-
-  #remember(key: string, group: GPUBindGroup, ranges: readonly BoundRange[]): void {
-    if (++this.#madeBindGroups > MAX_BIND_GROUPS) {
-      this.#bindGroups.clear();
-      this.#keysByBuffer.clear();
-      this.#madeBindGroups = 1;
-    }
-    this.#bindGroups.set(key, group);
-    for (const { buffer } of ranges) {
-      const keys = this.#keysByBuffer.get(buffer);
-      if (keys) keys.push(key);
-      else this.#keysByBuffer.set(buffer, [key]);
-    }
+    this.#bindGroups.forget(buffer);
   }
 
   #openEncoder(): GPUCommandEncoder {
@@ -252,38 +178,28 @@ function subgroupLanes({ features, adapterInfo }: GPUDevice): number {
 
 function checkGrid(call: KernelCall): void {
   const { workgroups, params } = call;
-  if (!workgroups.every((count) => Number.isInteger(count) && count >= 0 && count <= MAX_WORKGROUPS_PER_DIM)) {
+  const [x, y, z] = workgroups;
+  if (!isGridDim(x) || !isGridDim(y) || !isGridDim(z)) {
     throw new RangeError(
-      `Cannot run kernel ${describe(call)} on a grid of ${workgroups.join(" × ")} workgroups: ` +
+      `Cannot run kernel ${describeCall(call)} on a grid of ${workgroups.join(" × ")} workgroups: ` +
         `each number must be an integer from 0 to ${MAX_WORKGROUPS_PER_DIM}`,
     );
   }
   if (params.length > MAX_PARAMS) {
     throw new RangeError(
-      `Cannot run kernel ${describe(call)} with ${params.length} params: at most ${MAX_PARAMS} fit`,
+      `Cannot run kernel ${describeCall(call)} with ${params.length} params: at most ${MAX_PARAMS} fit`,
     );
   }
-  for (const param of params) {
+  for (let i = 0; i < params.length; i++) {
+    const param = params[i];
     if (typeof param === "number" && param !== param >>> 0) {
-      throw new RangeError(`Cannot run kernel ${describe(call)} with the param ${param}: it must be a u32`);
+      throw new RangeError(`Cannot run kernel ${describeCall(call)} with the param ${param}: it must be a u32`);
     }
   }
 }
 
-/** Letters of {@linkcode BindingPattern}; a buffer that the call writes anywhere is bound as written everywhere. */
-function bindingPattern(call: KernelCall, ranges: readonly BoundRange[]): string {
-  let pattern = "";
-  for (let i = 0; i < ranges.length; i++) {
-    const written = ranges.some(({ buffer }, j) =>
-      buffer === ranges[i].buffer && call.tensors[j].access === "read_write"
-    );
-    pattern += written ? "w" : "r";
-  }
-  return call.params.length > 0 ? pattern + "u" : pattern;
-}
-
-function describe({ kernel, tensors }: KernelCall): string {
-  return `${kernel} (${tensors.map(({ tensor }) => `[${tensor.shape}]`).join(", ")})`;
+function isGridDim(count: number): boolean {
+  return Number.isInteger(count) && count >= 0 && count <= MAX_WORKGROUPS_PER_DIM;
 }
 
 /** Kernels and how often each, in order of first use. */

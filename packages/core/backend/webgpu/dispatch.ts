@@ -53,10 +53,11 @@ export type KernelParam = number | { readonly f32: number };
 export type Workgroups = readonly [number, number, number];
 
 /**
- * WGSL of a kernel: the text, or what writes it once. The key then says all that the text depends on, so that a dispatch
- * costs no text: a step of training takes ten thousands of them.
+ * WGSL of a kernel: the text, or what writes it once. Key and form then say all that the text depends on, so that a
+ * dispatch costs no text: a step of training takes ten thousands of them. The key is best a constant, and the form a
+ * number for what differs from call to call, since putting a key together takes longer than all lookups; 0 if left out.
  */
-export type KernelSource = string | { readonly key: string; readonly write: () => string };
+export type KernelSource = string | { readonly key: string; readonly form?: number; readonly write: () => string };
 
 /** A source whose text depends on these values alone, the name of its kernel among them. */
 export function sourceOf(dependencies: readonly unknown[], write: () => string): KernelSource {
@@ -75,6 +76,11 @@ export interface KernelCall {
   readonly params: readonly KernelParam[];
   /** Grid; a call with a zero in it does nothing. */
   readonly workgroups: Workgroups;
+}
+
+/** A call in words, for errors: its kernel and the shapes of its tensors. */
+export function describeCall({ kernel, tensors }: KernelCall): string {
+  return `${kernel} (${tensors.map(({ tensor }) => `[${tensor.shape}]`).join(", ")})`;
 }
 
 /** Limits of the device that kernels choose their variants by. */
@@ -142,7 +148,9 @@ export function residual(tensor: Tensor): number {
  * @param elements elements of one load, a power of two. Default 4, a vec4 of f32
  */
 export function canVectorize(tensors: readonly Tensor[], strides: readonly number[], elements = 4): boolean {
-  return tensors.every(({ offset }) => offset % elements === 0) && strides.every((stride) => stride % elements === 0);
+  for (const { offset } of tensors) if (offset % elements !== 0) return false;
+  for (const stride of strides) if (stride % elements !== 0) return false;
+  return true;
 }
 
 /** Most elements of a tensor that fit a binding, wherever it starts. */

@@ -18,11 +18,26 @@ export interface CachedPipeline {
   readonly layout: GPUBindGroupLayout;
 }
 
-/**
- * Access of every binding, one letter each: `r` a storage buffer that is read, `w` one that is also written, and at the
- * end `u` for a uniform with a dynamic offset, if there is one.
- */
-export type BindingPattern = string;
+/** A binding: `r` a storage buffer that is read, `w` one that is also written, `u` a uniform with a dynamic offset. */
+type BindingKind = "r" | "w" | "u";
+
+/** The kinds of all bindings, each a digit to the base 4 above 0: a number, which is found faster than text. */
+export type BindingPattern = number;
+
+/** The pattern of nothing bound. */
+export const NO_BINDINGS: BindingPattern = 0;
+
+const DIGITS = { r: 1, w: 2, u: 3 } as const;
+const KINDS = { 1: "r", 2: "w", 3: "u" } as const;
+
+/** The pattern with one more binding behind the others. */
+export function appendBinding(pattern: BindingPattern, kind: BindingKind): BindingPattern {
+  return 4 * pattern + DIGITS[kind];
+}
+
+function bindingKinds(pattern: BindingPattern): BindingKind[] {
+  return pattern === NO_BINDINGS ? [] : Array.from(pattern.toString(4), (digit) => KINDS[digit as "1" | "2" | "3"]);
+}
 
 /** Pipelines by source and binding pattern. */
 export class PipelineCache {
@@ -30,7 +45,7 @@ export class PipelineCache {
   readonly #errors: DeviceErrors;
   readonly #directives: string;
   readonly #layouts = new Map<BindingPattern, GPUBindGroupLayout>();
-  readonly #pipelines = new Map<string, Map<BindingPattern, CachedPipeline>>();
+  readonly #pipelines = new Map<string, Map<number, Map<BindingPattern, CachedPipeline>>>();
 
   /**
    * @param device device to compile for
@@ -51,13 +66,17 @@ export class PipelineCache {
    * @throws {TypeError} when the source does not declare such a binding as `dispatch.ts` says
    */
   get(kernel: string, source: KernelSource, pattern: BindingPattern): CachedPipeline {
-    const key = typeof source === "string" ? source : source.key;
-    let variants = this.#pipelines.get(key);
-    if (!variants) this.#pipelines.set(key, variants = new Map());
-    let cached = variants.get(pattern);
+    const isText = typeof source === "string";
+    const key = isText ? source : source.key;
+    const form = isText ? 0 : source.form ?? 0;
+    let forms = this.#pipelines.get(key);
+    if (!forms) this.#pipelines.set(key, forms = new Map());
+    let patterns = forms.get(form);
+    if (!patterns) forms.set(form, patterns = new Map());
+    let cached = patterns.get(pattern);
     if (!cached) {
-      const code = widenAccess(kernel, typeof source === "string" ? source : source.write(), pattern);
-      variants.set(pattern, cached = this.#compile(kernel, code, pattern));
+      const code = widenAccess(kernel, isText ? source : source.write(), pattern);
+      patterns.set(pattern, cached = this.#compile(kernel, code, pattern));
     }
     return cached;
   }
@@ -95,12 +114,13 @@ export class PipelineCache {
   #layout(pattern: BindingPattern): GPUBindGroupLayout {
     let layout = this.#layouts.get(pattern);
     if (!layout) {
-      const entries = Array.from(pattern, (letter, binding) => ({
+      const kinds = bindingKinds(pattern);
+      const entries = kinds.map((kind, binding) => ({
         binding,
         visibility: GPUShaderStage.COMPUTE,
-        buffer: bufferLayout(letter),
+        buffer: bufferLayout(kind),
       }));
-      this.#layouts.set(pattern, layout = this.#device.createBindGroupLayout({ label: pattern, entries }));
+      this.#layouts.set(pattern, layout = this.#device.createBindGroupLayout({ label: kinds.join(""), entries }));
     }
     return layout;
   }
@@ -118,18 +138,18 @@ export function sourceExcerpt(code: string, line: number): string {
 }
 
 function widenAccess(kernel: string, code: string, pattern: BindingPattern): string {
-  Array.from(pattern).forEach((letter, binding) => {
-    if (letter === "u") return;
+  bindingKinds(pattern).forEach((kind, binding) => {
+    if (kind === "u") return;
     const read = `@binding(${binding}) var<storage, read> `;
     const written = `@binding(${binding}) var<storage, read_write> `;
-    if (letter === "w") code = code.replace(read, written);
-    if (code.includes(letter === "w" ? written : read)) return;
+    if (kind === "w") code = code.replace(read, written);
+    if (code.includes(kind === "w" ? written : read)) return;
     throw new TypeError(`Cannot bind tensor ${binding} of kernel ${kernel}: its WGSL must say "${read.trim()}"`);
   });
   return code;
 }
 
-function bufferLayout(letter: string): GPUBufferBindingLayout {
-  if (letter === "u") return { type: "uniform", hasDynamicOffset: true };
-  return { type: letter === "w" ? "storage" : "read-only-storage" };
+function bufferLayout(kind: BindingKind): GPUBufferBindingLayout {
+  if (kind === "u") return { type: "uniform", hasDynamicOffset: true };
+  return { type: kind === "w" ? "storage" : "read-only-storage" };
 }

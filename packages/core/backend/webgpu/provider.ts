@@ -10,6 +10,9 @@ import { PacedWaits } from "./paced_waits.ts";
 /** Deno's own implementation, or Dawn, Chromium's, which npm's package `webgpu` brings to Node-API. */
 export type WebGpuProvider = "deno" | "dawn";
 
+/** Sets group 0 of a pass; `offset` is that of its only binding with a dynamic one, in bytes. */
+export type SetGroup = (pass: GPUComputePassEncoder, group: GPUBindGroup, offset: number) => void;
+
 /** An implementation of WebGPU. */
 export interface Provider {
   /** Where adapters come from; kept for as long as a device of it lives, which Dawn needs. */
@@ -23,6 +26,8 @@ export interface Provider {
    * otherwise.
    */
   readonly mapsMemory: boolean;
+  /** Sets group 0 of a pass with one dynamic offset, in the way that takes the implementation the least time. */
+  readonly setGroup: SetGroup;
   /** Waits for what the device does. */
   waitFor<T>(pending: Promise<T>): Promise<T>;
   /** What is missing where there is no adapter, and what to do. */
@@ -54,6 +59,7 @@ export function denoProvider(gpu: GPU | undefined = navigator.gpu): Provider {
     wantedFeatures: ["timestamp-query"],
     subgroupDirective: "",
     mapsMemory: false,
+    setGroup: setGroupByWords(),
     waitFor: (pending) => pending,
     noAdapterHint:
       `WebGPU needs a Vulkan, Metal or Direct3D 12 driver. ${DRIVERS}. A line about XDG_RUNTIME_DIR comes ` +
@@ -74,10 +80,29 @@ export async function dawnProvider(): Promise<Provider> {
     wantedFeatures: ["timestamp-query", "shader-f16", "subgroups", "chromium-experimental-subgroup-matrix"],
     subgroupDirective: "enable subgroups;\n",
     mapsMemory: true,
+    setGroup: setGroupByList(),
     waitFor: (pending) => waits.waitFor(pending),
     noAdapterHint:
       `Dawn needs a Metal, Direct3D 12 or Vulkan driver; Mesa's must be 23 or newer. ${DRIVERS}; Debian 12 ` +
       "has a newer one in bookworm-backports",
+  };
+}
+
+/** Deno takes 0.2 µs for an offset in typed memory, and 0.7 µs for one in a list. */
+function setGroupByWords(): SetGroup {
+  const words = new Uint32Array(1);
+  return (pass, group, offset) => {
+    words[0] = offset;
+    pass.setBindGroup(0, group, words, 0, 1);
+  };
+}
+
+/** Dawn takes 1.6 µs for an offset in typed memory, which comes with two more arguments, and 1.2 µs for one in a list. */
+function setGroupByList(): SetGroup {
+  const list = [0];
+  return (pass, group, offset) => {
+    list[0] = offset;
+    pass.setBindGroup(0, group, list);
   };
 }
 

@@ -100,6 +100,7 @@ export class WebGpuBackend implements Backend, StorageOwner {
       isSoftware: kernelsFor === "software",
       features,
       subgroupDirective: provider.subgroupDirective,
+      setGroup: provider.setGroup,
       createWorkspace: () => this.#createWorkspace(),
       timestamps: this.#timestamps,
     });

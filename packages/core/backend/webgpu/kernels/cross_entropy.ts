@@ -8,7 +8,7 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import { IGNORED_LABEL } from "../../ops.ts";
 import { type Dispatcher, linearGrid } from "../dispatch.ts";
 import { bindGroups, groupBlock, groupComponents, type GroupWidth, groupWidth, kernelName } from "./groups.ts";
-import { forRowBlocks, rowMain, type RowPlan, rowPlan } from "./wgsl.ts";
+import { forRowBlocks, rowMain, type RowPlan, rowPlan, withPlan } from "./wgsl.ts";
 
 /** Most invocations on one row of logits. */
 export const MAX_LANES = 1024;
@@ -87,9 +87,9 @@ function run(dispatcher: Dispatcher, [logits, labels, losses]: readonly Tensor[]
     { name: "labels", access: "read", element: "u32", tensor: labels },
     { name: "losses", access: "read_write", element: "f32", tensor: losses },
   ], { rows: labels.size, columns: columns / width, scale: { f32: scale } });
-  const update = bound.named.logits;
-  const write = () =>
-    `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
+  const write = () => {
+    const update = bound.named().logits;
+    return `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
       rowMain(`
   let label = select(${IGNORED_LABEL}u, labels[params.at_labels + row], live);
   let columns = select(0u, params.columns, live);
@@ -120,9 +120,10 @@ function run(dispatcher: Dispatcher, [logits, labels, losses]: readonly Tensor[]
       }
 `)
     }`;
+  };
   dispatcher.run({
     kernel: kernelName("cross_entropy", [logits]),
-    code: { key: `cross_entropy ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+    code: { key: "cross_entropy", form: withPlan(bound.form, plan), write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),

@@ -7,7 +7,15 @@
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { elementBytes } from "../../../tensor/shape.ts";
 import type { CommandQueue } from "../command_queue.ts";
-import { type Access, type Dispatcher, type KernelParam, LINEAR_INDEX, linearGrid, residual } from "../dispatch.ts";
+import {
+  type Access,
+  type Dispatcher,
+  type KernelParam,
+  type KernelTensor,
+  LINEAR_INDEX,
+  linearGrid,
+  residual,
+} from "../dispatch.ts";
 import { storageOf } from "../webgpu_storage.ts";
 import {
   accessCode,
@@ -21,6 +29,7 @@ import {
   groupWidth,
   kernelName,
   type Use,
+  withTensor,
 } from "./groups.ts";
 import { declare, forElementBlocks } from "./wgsl.ts";
 
@@ -66,23 +75,30 @@ export function runElementwise(dispatcher: Dispatcher, kernel: ElementwiseKernel
   forElementBlocks(dispatcher, args.tensors, (views, { start }) => {
     const count = views[0].size;
     const width = groupWidth(views, [count]);
-    const names = kernel.tensors.map(([name, use], i) => ({ name, use, dtype: views[i].dtype }));
+    const tensors: KernelTensor[] = [];
+    const numbers: KernelParam[] = [count / width];
+    let form: number = width;
+    for (let i = 0; i < views.length; i++) {
+      const tensor = views[i];
+      const use = kernel.tensors[i][1];
+      form = withTensor(form, use, tensor.dtype);
+      tensors.push({ tensor, access: use === "read" ? "read" : "read_write" });
+      numbers.push(groupStart(tensor, width));
+    }
+    for (let i = 0; i < whole.length; i++) {
+      tensors.push({ tensor: whole[i], access: kernel.whole![i][1] });
+      numbers.push(residual(whole[i]));
+    }
+    if (params) numbers.push(...params(start));
+    const write = () => {
+      const named = kernel.tensors.map(([name, use], i) => ({ name, use, dtype: views[i].dtype }));
+      return elementwiseCode(kernel, named, width);
+    };
     dispatcher.run({
       kernel: kernelName(kernel.kernel, views),
-      code: {
-        key: `${kernel.kernel} ${width} ${views.map(({ dtype }) => dtype)}`,
-        write: () => elementwiseCode(kernel, names, width),
-      },
-      tensors: [
-        ...views.map((tensor, i) => ({ tensor, access: names[i].use === "read" ? "read" : "read_write" } as const)),
-        ...whole.map((tensor, i) => ({ tensor, access: kernel.whole![i][1] })),
-      ],
-      params: [
-        count / width,
-        ...views.map((tensor) => groupStart(tensor, width)),
-        ...whole.map(residual),
-        ...params?.(start) ?? [],
-      ],
+      code: { key: kernel.kernel, form, write },
+      tensors,
+      params: numbers,
       workgroups: linearGrid(Math.ceil(count / width / WORKGROUP)),
     });
   });

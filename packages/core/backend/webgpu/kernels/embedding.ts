@@ -157,7 +157,7 @@ export function embeddingBackward(
           });
           dispatcher.run({
             kernel: kernelName("embedding_backward", [dOut]),
-            code: { key: `embedding_backward ${bound.key}`, write: () => backwardCode(bound.code()) },
+            code: { key: "embedding_backward", form: bound.form, write: () => backwardCode(bound.code()) },
             tensors: bound.tensors,
             params: bound.params,
             workgroups: linearGrid(count * columnGroups),

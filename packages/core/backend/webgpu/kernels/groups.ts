@@ -7,7 +7,7 @@
 
 import { type DType, elementBytes } from "../../../tensor/shape.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { type Access, canVectorize, type KernelParam, type KernelTensor, residual } from "../dispatch.ts";
+import { type Access, type KernelParam, type KernelTensor, residual } from "../dispatch.ts";
 import { type Binding, declare } from "./wgsl.ts";
 
 /** Elements of a group. 1 is for f32 alone, 8 for kernels with a tensor of 16 bits; f32 is then loaded twice. */
@@ -34,11 +34,24 @@ export function groupWidth(
   strides: readonly number[],
   most: 4 | 8 = 8,
 ): GroupWidth {
-  const pairs = tensors.filter(({ dtype }) => elementBytes(dtype) === 2);
-  const others = tensors.filter((tensor) => !pairs.includes(tensor));
-  if (!canVectorize(others, [])) return pairs.length > 0 ? 2 : 1;
-  if (pairs.length === 0) return canVectorize([], strides) ? 4 : 1;
-  return most === 8 && canVectorize(pairs, strides, 8) ? 8 : canVectorize(pairs, strides, 4) ? 4 : 2;
+  let widest: 1 | 4 | 8 = most;
+  for (const stride of strides) widest = narrower(widest, stride);
+  let hasPairs = false;
+  let aligned = true;
+  for (const { dtype, offset } of tensors) {
+    if (elementBytes(dtype) !== 2) aligned &&= offset % 4 === 0;
+    else {
+      hasPairs = true;
+      widest = narrower(widest, offset);
+    }
+  }
+  if (!aligned || widest === 1) return hasPairs ? 2 : 1;
+  return hasPairs ? widest : 4;
+}
+
+function narrower(width: 1 | 4 | 8, elements: number): 1 | 4 | 8 {
+  if (elements % width === 0) return width;
+  return elements % 4 === 0 ? 4 : 1;
 }
 
 /** Numbers in a `V`. */
@@ -171,12 +184,12 @@ export interface BoundElements {
 
 /** What a kernel is bound to. */
 export interface GroupBindings {
-  /** Says all that `code` depends on. */
-  readonly key: string;
+  /** A number for all that `code` depends on save names, which follow from the kernel; below 16 to the tensors plus 1. */
+  readonly form: number;
   /** Writes `V`, `Group`, the bindings, `params` and the functions that load and store. */
   readonly code: () => string;
   /** The tensors by name, for {@linkcode groupBlock}. */
-  readonly named: Readonly<Record<string, GroupTensor>>;
+  readonly named: () => Readonly<Record<string, GroupTensor>>;
   readonly tensors: readonly KernelTensor[];
   readonly params: readonly KernelParam[];
 }
@@ -195,36 +208,57 @@ export function bindGroups(
   elements: readonly BoundElements[],
   fields: Readonly<Record<string, KernelParam>>,
 ): GroupBindings {
-  const typed = groups.map(({ name, use, tensor }): GroupTensor => ({ name, use, dtype: tensor.dtype }));
-  const writes = ({ use }: BoundGroups) => use === "read" ? "read" : "read_write";
-  const bindings = () => [
-    ...typed.map((tensor) => groupBinding(tensor, width)),
+  const tensors: KernelTensor[] = [];
+  const params: KernelParam[] = [];
+  let form: number = width;
+  for (const { use, tensor } of groups) {
+    form = withTensor(form, use, tensor.dtype);
+    tensors.push({ tensor, access: use === "read" ? "read" : "read_write" });
+    params.push(groupStart(tensor, width));
+  }
+  for (const { access, tensor } of elements) {
+    tensors.push({ tensor, access });
+    params.push(residual(tensor));
+  }
+  params.push(...Object.values(fields));
+  const typed = () => groups.map(({ name, use, tensor }): GroupTensor => ({ name, use, dtype: tensor.dtype }));
+  return {
+    form,
+    code: () => bindingCode(width, typed(), elements, fields),
+    named: () => Object.fromEntries(typed().map((tensor) => [tensor.name, tensor])),
+    tensors,
+    params,
+  };
+}
+
+const USES: readonly Use[] = ["read", "update", "write"];
+const DTYPES: readonly DType[] = ["f32", "f16", "bf16", "u32"];
+
+/** A number that tells forms of kernels apart, with one more tensor. */
+export function withTensor(form: number, use: Use, dtype: DType): number {
+  return 16 * form + 4 * USES.indexOf(use) + DTYPES.indexOf(dtype);
+}
+
+function bindingCode(
+  width: GroupWidth,
+  groups: readonly GroupTensor[],
+  elements: readonly BoundElements[],
+  fields: Readonly<Record<string, KernelParam>>,
+): string {
+  const bindings = [
+    ...groups.map((tensor) => groupBinding(tensor, width)),
     ...elements.map(({ name, access, element }): Binding => [name, access, element]),
   ];
-  const names = () => Object.entries(fields).map(([name, value]) => typeof value === "number" ? name : `${name}: f32`);
-  return {
-    key: `${width} ${typed.map(({ name, use, dtype }) => `${name}:${use}:${dtype}`)} ${
-      elements.map(({ name }) => name)
-    }`,
-    code: () => {
-      const starts = [...typed, ...elements].map(({ name }) => `at_${name}`);
-      return `${groupCode(width)}${declare(bindings(), [...starts, ...names()])}${accessCode(typed, width)}`;
-    },
-    named: Object.fromEntries(typed.map((tensor) => [tensor.name, tensor])),
-    tensors: [
-      ...groups.map((group) => ({ tensor: group.tensor, access: writes(group) } as const)),
-      ...elements.map(({ tensor, access }) => ({ tensor, access })),
-    ],
-    params: [
-      ...groups.map(({ tensor }) => groupStart(tensor, width)),
-      ...elements.map(({ tensor }) => residual(tensor)),
-      ...Object.values(fields),
-    ],
-  };
+  const starts = bindings.map(([name]) => `at_${name}`);
+  const names = Object.entries(fields).map(([name, value]) => typeof value === "number" ? name : `${name}: f32`);
+  return `${groupCode(width)}${declare(bindings, [...starts, ...names])}${accessCode(groups, width)}`;
 }
 
 /** Name of a kernel for the profile, with the element types of its tensors where they are not all f32. */
 export function kernelName(kernel: string, tensors: readonly Tensor[]): string {
-  const dtypes = new Set(tensors.map(({ dtype }) => dtype).filter((dtype) => elementBytes(dtype) === 2));
-  return [kernel, ...dtypes].join(" ");
+  let name = kernel;
+  for (const { dtype } of tensors) {
+    if (elementBytes(dtype) === 2 && !name.includes(` ${dtype}`)) name += ` ${dtype}`;
+  }
+  return name;
 }

@@ -19,9 +19,8 @@ import {
   linearGrid,
   residual,
   type RowBlock,
-  sourceOf,
 } from "../dispatch.ts";
-import { type MatmulForm, type MatmulParams, PARAM_NAMES } from "./matmul_form.ts";
+import { formNumber, type MatmulForm, type MatmulParams, paramValues } from "./matmul_form.ts";
 import { lanesSource } from "./matmul_lanes.ts";
 import { addParts } from "./matmul_parts.ts";
 import { CHUNK, unitsSource } from "./matmul_units.ts";
@@ -59,17 +58,20 @@ export function matmul(
   const units = dispatcher.features.subgroupMatrix && fitsUnits({ a, b, out }, dims);
   const { variant, parts } = options.plan ?? choosePlan(dims, dispatcher, units);
   const step = largestBlock({ a, b, out }, dims, dispatcher.limits, tileOf(variant).tileK);
-  if (parts > 1 && step.m === m && step.n === n && step.k === k) {
-    matmulInParts(dispatcher, { a, b, out }, dims, { variant, parts }, accumulate, options.unit);
+  if (step.m === m && step.n === n && step.k === k) {
+    const { unit } = options;
+    if (parts > 1) matmulInParts(dispatcher, { a, b, out }, dims, { variant, parts }, accumulate, unit);
+    else matmulBlock(dispatcher, { a, b, out }, dims, dims, accumulate, variant, { unit });
     return;
   }
   for (const rows of cut(m, step.m)) {
     for (const columns of cut(n, step.n)) {
       for (const depth of cut(k, step.k)) {
         const block = { m: rows, n: columns, k: depth };
-        matmulBlock(dispatcher, { a, b, out }, dims, block, accumulate || depth.start > 0, variant, {
-          unit: options.unit,
-        });
+        using scope = new Scope();
+        const views = blockViews(scope, { a, b, out }, dims, block);
+        const sizes = { m: sizeOf(rows), n: sizeOf(columns), k: sizeOf(depth) };
+        matmulBlock(dispatcher, views, dims, sizes, accumulate || depth.start > 0, variant, { unit: options.unit });
       }
     }
   }
@@ -151,8 +153,7 @@ function matmulInParts(
   const partK = Math.ceil(k / parts / tileK) * tileK;
   const filled = Math.ceil(k / partK); // rounding to whole slabs can leave the last parts empty
   using sums = dispatcher.workspace().rows(0, filled * m * n);
-  const whole = { m: { start: 0, end: m }, n: { start: 0, end: n }, k: { start: 0, end: k } };
-  matmulBlock(dispatcher, { a, b, out: sums }, dims, whole, false, variant, { partK, parts: filled, unit });
+  matmulBlock(dispatcher, { a, b, out: sums }, dims, dims, false, variant, { partK, parts: filled, unit });
   addParts(dispatcher, out, filled, accumulate);
 }
 
@@ -165,35 +166,58 @@ interface BlockOptions {
   readonly unit?: MatrixUnit;
 }
 
+function sizeOf({ start, end }: RowBlock): number {
+  return end - start;
+}
+
+/** The parts of the operands that a block of the product takes: from its first element to its last, rows as they lie. */
+function blockViews(scope: Scope, operands: Operands, dims: MatmulDims, block: Block): Operands {
+  const stored = storedDims(dims.layout);
+  const view = (name: keyof Operands) => {
+    const [rows, columns] = stored[name].map((dim) => block[dim]);
+    const stride = dims[stored[name][1]];
+    const start = rows.start * stride + columns.start;
+    const end = Math.max(start, (rows.end - 1) * stride + columns.end);
+    return scope.own(operands[name].elements(start, end));
+  };
+  return { a: view("a"), b: view("b"), out: view("out") };
+}
+
+/**
+ * One dispatch.
+ *
+ * @param views the operands' parts, see {@linkcode blockViews}
+ * @param dims dims of the whole product, which say how rows lie
+ * @param sizes dims of the block
+ */
 function matmulBlock(
   dispatcher: Dispatcher,
-  operands: Operands,
+  views: Operands,
   dims: MatmulDims,
-  block: Block,
+  { m, n, k }: Readonly<Record<Dim, number>>,
   accumulate: boolean,
   variant: MatmulVariant,
   { parts = 1, partK = 0, unit = "subgroup" }: BlockOptions,
 ): void {
-  const stored = storedDims(dims.layout);
-  using scope = new Scope();
+  const { layout } = dims;
+  const sizes = { m, n, k };
+  const stored = storedDims(layout);
   const bind = (name: keyof Operands): BoundOperand => {
-    const [rows, columns] = stored[name].map((dim) => block[dim]);
-    const stride = dims[stored[name][1]];
-    const start = rows.start * stride + columns.start;
-    const end = name === "out" && parts > 1
-      ? operands.out.size
-      : Math.max(start, (rows.end - 1) * stride + columns.end);
-    const view = scope.own(operands[name].elements(start, end));
-    const vector = canVectorize([view], [stride, columns.end - columns.start]);
+    const view = views[name];
+    const columns = stored[name][1];
+    const stride = dims[columns];
+    const vector = canVectorize([view], [stride, sizes[columns]]);
     const width = variant.kind === "units" ? (view.dtype === "f16" ? CHUNK : 1) : vector ? 4 : 1;
     return { view, vector: width === 4, start: residual(view) / width, stride: stride / width };
   };
-  const [a, b, out] = [bind("a"), bind("b"), bind("out")];
-  const [m, n, k] = [block.m, block.n, block.k].map(({ start, end }) => end - start);
+  const a = bind("a");
+  const b = bind("b");
+  const out = bind("out");
   const { tileM, tileN, tileK } = tileOf(variant);
-  const [rowTiles, columnTiles] = [Math.ceil(m / tileM), Math.ceil(n / tileN)];
+  const rowTiles = Math.ceil(m / tileM);
+  const columnTiles = Math.ceil(n / tileN);
   const form: MatmulForm = {
-    layout: dims.layout,
+    layout,
     accumulate,
     half: a.view.dtype === "f16",
     halfOut: out.view.dtype === "f16",
@@ -219,17 +243,24 @@ function matmulBlock(
     partK,
   };
   const dtypes = form.half ? ` f16${form.halfOut ? "" : " to f32"}` : "";
+  const kernel = `matmul ${layout}${dtypes} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`;
+  const write = () => source(variant, form, unit);
   dispatcher.run({
-    kernel: `matmul ${dims.layout}${dtypes} ${variantName(variant)}${parts > 1 ? " in parts" : ""}`,
-    code: sourceOf(["matmul", variant, form, unit], () => source(variant, form, unit)),
+    kernel,
+    code: { key: kernel, form: 1024 * variantNumber(variant, unit) + formNumber(form), write },
     tensors: [
       { tensor: a.view, access: "read" },
       { tensor: b.view, access: "read" },
       { tensor: out.view, access: "read_write" },
     ],
-    params: PARAM_NAMES.map((name) => params[name]),
+    params: paramValues(params),
     workgroups: linearGrid(rowTiles * columnTiles * parts),
   });
+}
+
+/** A number that tells apart what the name of a variant does not. */
+function variantNumber(variant: MatmulVariant, unit: MatrixUnit): number {
+  return variant.kind === "units" ? 2 * (variant.teamM * 1024 + variant.teamN) + Number(unit === "emulated") : 0;
 }
 
 function source(variant: MatmulVariant, form: MatmulForm, unit: MatrixUnit): string {

@@ -67,6 +67,20 @@ export const PARAM_NAMES = [
   "partK",
 ] as const satisfies readonly (keyof MatmulParams)[];
 
+/** The values of {@linkcode PARAM_NAMES}. */
+export function paramValues(params: MatmulParams): number[] {
+  const { m, n, k, aStart, aStride, bStart, bStride, outStart, outStride, rowTiles, columnTiles, partK } = params;
+  return [m, n, k, aStart, aStride, bStart, bStride, outStart, outStride, rowTiles, columnTiles, partK];
+}
+
+/** A number that tells forms of one layout apart; see `KernelSource`. */
+export function formNumber(form: MatmulForm): number {
+  const { accumulate, half, halfOut, vectorA, vectorB, vectorOut, raggedM, raggedN, raggedK, inParts } = form;
+  return Number(accumulate) | Number(half) << 1 | Number(halfOut) << 2 | Number(vectorA) << 3 | Number(vectorB) << 4 |
+    Number(vectorOut) << 5 | Number(raggedM ?? false) << 6 | Number(raggedN ?? false) << 7 | Number(raggedK) << 8 |
+    Number(inParts) << 9;
+}
+
 /** Components of a vec4. */
 export const XYZW = ["x", "y", "z", "w"] as const;
 

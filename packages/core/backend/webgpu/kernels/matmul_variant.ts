@@ -175,9 +175,9 @@ function fastest(
   for (const { variant, rate, sideBySide } of rated) {
     const { tileM, tileN, tileK } = tileOf(variant);
     const tiles = Math.ceil(m / tileM) * Math.ceil(n / tileN);
-    const filling = [1, 2, 3].map((rounds) => Math.floor(rounds * cores / tiles));
-    const worthwhile = filling.filter((parts) => parts > 1 && parts <= maxParts && k >= parts * MIN_PART_SLABS * tileK);
-    for (const parts of [1, ...worthwhile]) {
+    for (let filled = 0; filled <= MAX_FILLED_ROUNDS; filled++) {
+      const parts = filled === 0 ? 1 : Math.floor(filled * cores / tiles);
+      if (filled > 0 && (parts <= 1 || parts > maxParts || k < parts * MIN_PART_SLABS * tileK)) continue;
       // The core with the most tiles finishes last, however few they are.
       const rounds = roundsOf(Math.ceil(tiles * parts / cores), sideBySide);
       const us = rounds * 2 * tileM * tileN * Math.ceil(k / parts) * cores / (rate * 1e6);
@@ -195,6 +195,9 @@ function roundsOf(workgroups: number, sideBySide: readonly number[] = [1]): numb
   const rest = workgroups % sideBySide.length;
   return rest === 0 ? workgroups : workgroups - rest + rest / sideBySide[rest - 1];
 }
+
+/** Most rounds of workgroups on all cores that a product is split to fill. */
+const MAX_FILLED_ROUNDS = 3;
 
 /** Slabs of k that a part has at least, so that filling and adding up do not outweigh it. */
 const MIN_PART_SLABS = 8;

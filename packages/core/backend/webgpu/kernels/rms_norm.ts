@@ -7,7 +7,7 @@
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Dispatcher, linearGrid } from "../dispatch.ts";
 import { bindGroups, type BoundGroups, groupBlock, groupWidth, kernelName } from "./groups.ts";
-import { forRowBlocks, reduceCode, rowMain, rowPlan } from "./wgsl.ts";
+import { forRowBlocks, reduceCode, rowMain, rowPlan, withPlan } from "./wgsl.ts";
 
 /** Tensors of {@linkcode rmsNorm}. */
 export interface RmsNormTensors {
@@ -48,11 +48,11 @@ function run(dispatcher: Dispatcher, { x, weight, out, rstd, add }: RmsNormTenso
     inverse_width: { f32: 1 / columns },
     epsilon: { f32: epsilon },
   });
-  const { named } = bound;
-  const summed = { ...named.x, use: "read" } as const;
-  const sum = () => add ? groupBlock(width, [[named.x, "base + c"], [named.add, "base + c"]], "x += add;") : "";
-  const write = () =>
-    `${bound.code()}${reduceCode(plan)}${
+  const write = () => {
+    const named = bound.named();
+    const summed = { ...named.x, use: "read" } as const;
+    const sum = () => groupBlock(width, [[named.x, "base + c"], [named.add, "base + c"]], "x += add;");
+    return `${bound.code()}${reduceCode(plan)}${
       rowMain(`
   let columns = select(0u, params.columns, live);
   let base = row * params.columns;
@@ -70,9 +70,10 @@ function run(dispatcher: Dispatcher, { x, weight, out, rstd, add }: RmsNormTenso
   if (live && lane == 0u) { rstd[params.at_rstd + row] = scale; }
 `)
     }`;
+  };
   dispatcher.run({
     kernel: kernelName(add ? "add, rms_norm" : "rms_norm", numbers),
-    code: { key: `rms_norm ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+    code: { key: "rms_norm", form: withPlan(bound.form, plan), write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(rstd.size / plan.rows)),

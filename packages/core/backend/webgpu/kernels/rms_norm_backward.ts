@@ -7,7 +7,7 @@
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Dispatcher, linearGrid } from "../dispatch.ts";
 import { bindGroups, type BoundElements, groupBlock, type GroupWidth, groupWidth, kernelName } from "./groups.ts";
-import { forRowBlocks, reduceCode, rowMain, rowPlan } from "./wgsl.ts";
+import { forRowBlocks, reduceCode, rowMain, rowPlan, withPlan } from "./wgsl.ts";
 
 /** Tensors of {@linkcode rmsNormBackward}. */
 export interface RmsNormBackwardTensors {
@@ -48,11 +48,11 @@ function inputGradient(dispatcher: Dispatcher, { x, weight, rstd, dOut, dx }: Rm
     [rstdOf(rstd)],
     { rows: rstd.size, columns: columns / width, inverse_width: { f32: 1 / columns } },
   );
-  const { named } = bound;
-  const inputs = [[named.x, "base + c"], [named.d_out, "base + c"], [named.weight, "c"]] as const;
-  const gradient = "dx += d_out * weight * scale - x * along;";
-  const write = () =>
-    `${bound.code()}${reduceCode(plan)}${
+  const write = () => {
+    const named = bound.named();
+    const inputs = [[named.x, "base + c"], [named.d_out, "base + c"], [named.weight, "c"]] as const;
+    const gradient = "dx += d_out * weight * scale - x * along;";
+    return `${bound.code()}${reduceCode(plan)}${
       rowMain(`
   let columns = select(0u, params.columns, live);
   let base = row * params.columns;
@@ -63,9 +63,10 @@ function inputGradient(dispatcher: Dispatcher, { x, weight, rstd, dOut, dx }: Rm
   for (var c = lane; c < columns; c += LANES) ${groupBlock(width, [...inputs, [named.dx, "base + c"]], gradient)}
 `)
     }`;
+  };
   dispatcher.run({
     kernel: kernelName("rms_norm_backward input", [x]),
-    code: { key: `rms_norm_backward input ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+    code: { key: "rms_norm_backward input", form: withPlan(bound.form, plan), write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(rstd.size / plan.rows)),
@@ -108,10 +109,10 @@ function weightGradient(
     [rstdOf(rstd)],
     { rows: rstd.size, columns: columns / width },
   );
-  const { named } = bound;
-  const sums = width === 8 ? [0, 1] : [0];
-  const write = () =>
-    `${bound.code()}
+  const write = () => {
+    const named = bound.named();
+    const sums = width === 8 ? [0, 1] : [0];
+    return `${bound.code()}
 const COLUMNS = ${plan.columns}u;
 const LANES = ${plan.lanes}u;
 ${sums.map((part) => `var<workgroup> sums_${part}: array<V, COLUMNS * LANES>;`).join("\n")}
@@ -132,9 +133,14 @@ ${plan.lanes === 1 ? "" : sumOfLanes(sums)}
     }
 }
 `;
+  };
   dispatcher.run({
     kernel: kernelName("rms_norm_backward weight", [x]),
-    code: { key: `rms_norm_backward weight ${bound.key} ${plan.columns} ${plan.lanes}`, write },
+    code: {
+      key: "rms_norm_backward weight",
+      form: withPlan(bound.form, { lanes: plan.lanes, rows: plan.columns }),
+      write,
+    },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: [Math.ceil(columns / width / plan.columns), 1, 1],

@@ -6,8 +6,8 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type Dispatcher, linearGrid, type RowBlock } from "../dispatch.ts";
-import { bindGroups, groupBlock, groupWidth, kernelName } from "./groups.ts";
-import { forRowBlocks, reduceCode, rowMain, rowPlan } from "./wgsl.ts";
+import { bindGroups, groupBlock, type GroupTensor, groupWidth, kernelName } from "./groups.ts";
+import { forRowBlocks, reduceCode, rowMain, rowPlan, withPlan } from "./wgsl.ts";
 
 /** A tensor [T, heads · E] that is rotated. */
 export interface Rotated {
@@ -61,8 +61,7 @@ function run(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor,
       sign: { f32: cover.inverse ? -1 : 1 },
     },
   );
-  const { named } = bound;
-  const turn = (i: number) => `
+  const turn = (i: number, named: Readonly<Record<string, GroupTensor>>) => `
   for (var p = lane; p < params.pairs${i}; p += LANES) {
     let within = p % params.half_head;
     let at = row * 2u * params.pairs${i} + (p / params.half_head) * 2u * params.half_head + within;
@@ -79,18 +78,20 @@ function run(dispatcher: Dispatcher, rotated: readonly Rotated[], table: Tensor,
     )
   }
   }`;
-  const write = () =>
-    `${bound.code()}${reduceCode(plan)}${
+  const write = () => {
+    const named = bound.named();
+    return `${bound.code()}${reduceCode(plan)}${
       rowMain(`
   let token = (params.first_row + row) % params.tokens;
   if (!live || token < params.first_token || token >= params.end_token) { return; }
   let turn = (token - params.first_token) * 2u * params.half_head;
-  ${rotated.map((_, i) => turn(i)).join("")}
+  ${rotated.map((_, i) => turn(i, named)).join("")}
 `)
     }`;
+  };
   dispatcher.run({
     kernel: kernelName(cover.inverse ? "rope inverse" : "rope", rotated.map(({ x }) => x)),
-    code: { key: `rope ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+    code: { key: "rope", form: withPlan(bound.form, plan), write },
     tensors: bound.tensors,
     params: bound.params,
     workgroups: linearGrid(Math.ceil(count / plan.rows)),

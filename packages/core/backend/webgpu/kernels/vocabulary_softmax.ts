@@ -10,7 +10,7 @@ import { IGNORED_LABEL } from "../../ops.ts";
 import { type Dispatcher, linearGrid } from "../dispatch.ts";
 import { componentOf, labelCode, MAX_LANES, onlineSoftmaxCode } from "./cross_entropy.ts";
 import { bindGroups, groupBlock, groupWidth, kernelName } from "./groups.ts";
-import { forRowBlocks, rowMain, rowPlan } from "./wgsl.ts";
+import { forRowBlocks, rowMain, rowPlan, withPlan } from "./wgsl.ts";
 
 /** Launches `Ops.logSumExp`. */
 export function logSumExp(dispatcher: Dispatcher, tensors: { logits: Tensor; labels: Tensor; out: Tensor }): void {
@@ -22,30 +22,31 @@ export function logSumExp(dispatcher: Dispatcher, tensors: { logits: Tensor; lab
       { name: "labels", access: "read", element: "u32", tensor: labels },
       { name: "out", access: "read_write", element: "f32", tensor: out },
     ], { rows: labels.size, columns: columns / width });
-    const { named } = bound;
     const chosen = `if (part == hit(label) % V_COUNT) { at_label = logits${componentOf(width)}; }`;
-    const write = () =>
-      `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
+    const write = () => {
+      const { logits } = bound.named();
+      return `${bound.code()}${labelCode(width)}${onlineSoftmaxCode(width, plan)}${
         rowMain(`
   let base = row * params.columns;
   var own = vec2f(-1e30, 0.0);
   for (var c = lane; c < select(0u, params.columns, live); c += LANES) ${
-          groupBlock(width, [[named.logits, "base + c"]], "own = add_values(own, logits);")
+          groupBlock(width, [[logits, "base + c"]], "own = add_values(own, logits);")
         }
   let merged = merge_lanes(own, local);
   if (live && lane == 0u) {
     let label = labels[params.at_labels + row];
     let group = hit(label) / V_COUNT;
     var at_label = 0.0;
-    if (group < params.columns) ${groupBlock(width, [[named.logits, "base + group"]], chosen)}
+    if (group < params.columns) ${groupBlock(width, [[logits, "base + group"]], chosen)}
     out[params.at_out + 2u * row] = log(merged.y) + merged.x;
     out[params.at_out + 2u * row + 1u] = at_label;
   }
 `)
       }`;
+    };
     dispatcher.run({
       kernel: kernelName("log_sum_exp", [logits]),
-      code: { key: `log_sum_exp ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+      code: { key: "log_sum_exp", form: withPlan(bound.form, plan), write },
       tensors: bound.tensors,
       params: bound.params,
       workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),
@@ -80,12 +81,14 @@ ${
   let label = labels[params.at_labels + row];
   let base = row * params.columns;
   let all = log_sum_exp[params.at_log_sum_exp + row];
-  for (var c = lane; c < params.columns; c += LANES) ${groupBlock(width, [[bound.named.logits, "base + c"]], gradient)}
+  for (var c = lane; c < params.columns; c += LANES) ${
+          groupBlock(width, [[bound.named().logits, "base + c"]], gradient)
+        }
 `)
       }`;
     dispatcher.run({
       kernel: kernelName("cross_entropy_gradient", [logits]),
-      code: { key: `cross_entropy_gradient ${bound.key} ${plan.lanes} ${plan.rows}`, write },
+      code: { key: "cross_entropy_gradient", form: withPlan(bound.form, plan), write },
       tensors: bound.tensors,
       params: bound.params,
       workgroups: linearGrid(Math.ceil(labels.size / plan.rows)),

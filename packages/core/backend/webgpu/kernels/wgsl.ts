@@ -46,6 +46,11 @@ export interface RowPlan {
   readonly rows: number;
 }
 
+/** A form of a kernel with its plan; see `KernelSource`. */
+export function withPlan(form: number, { lanes, rows }: RowPlan): number {
+  return (form * 128 + rows) * 512 + lanes;
+}
+
 /** Loads per row and lane that a plan aims at on a GPU. */
 const LOADS_PER_LANE = 4;
 
