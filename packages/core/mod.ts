@@ -158,7 +158,7 @@ export type { HostMemory } from "./memory/host_memory.ts";
 export type { ProcessGroup, TransportStats } from "./transport/process_group.ts";
 export type { ConnectOptions, TlsIdentity } from "./transport/connect_options.ts";
 export { connectProcessGroup } from "./transport/rendezvous.ts";
-export { release } from "./transport/release.ts";
+export { release, writable } from "./transport/release.ts";
 export { SharedMemory } from "./transport/shared_memory.ts";
 export { statsSince } from "./transport/stats.ts";
 export { subgroup } from "./transport/subgroup.ts";

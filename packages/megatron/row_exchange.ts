@@ -18,6 +18,7 @@ import {
   Scope,
   type Tensor,
   tensorFrom,
+  writable,
 } from "@mst/core";
 
 /** What exchanges are made of. */
@@ -75,7 +76,8 @@ export function createRowExchange({ backend, group, clock }: RowExchangeOptions)
     const outgoing = read.values();
     const received = await exchange(counts.map((_, to) => to === rank ? new Float32Array(0) : outgoing.next().value!));
     read.forEach((values) => memory.give(values));
-    const [sum, ...others] = received.filter((_, from) => from !== rank);
+    const [first, ...others] = received.filter((_, from) => from !== rank);
+    const sum = others.length > 0 ? writable(first) : first;
     for (const other of others) {
       addFloats(sum, other, sum);
       release(other);

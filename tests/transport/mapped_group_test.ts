@@ -1,12 +1,28 @@
-import { assert, assertEquals, assertNotStrictEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertNotStrictEquals,
+  assertStrictEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { createLoopbackGroups } from "../../packages/core/transport/loopback.ts";
 import { shareMemory } from "../../packages/core/transport/mapped_group.ts";
 import { createMemoryFile, openMemoryFile } from "../../packages/core/transport/memory_file.ts";
 import { OwnMappedMemory } from "../../packages/core/transport/mapped_memory.ts";
 import { release } from "../../packages/core/transport/release.ts";
+import { bytesOf, pairedSegment } from "../../packages/core/transport/collectives.ts";
+import { measureLinks } from "../../packages/core/transport/link_profile.ts";
+import { subgroup } from "../../packages/core/transport/subgroup.ts";
+import { withTempDir } from "../_support/temp_dir.ts";
 import { createMappedGroups, patternBytes, sameBytes } from "./_groups.ts";
 
 const ADDRESSES = 2 ** 26;
+
+/** Compares long arrays quickly. */
+function sameFloats(left: Float32Array, right: Float32Array): boolean {
+  return sameBytes(bytesOf(left), bytesOf(right));
+}
 
 Deno.test("what lies in mapped memory is read where it lies, and its name alone travels", async () => {
   const links = createLoopbackGroups(2);
@@ -23,6 +39,45 @@ Deno.test("what lies in mapped memory is read where it lies, and its name alone 
   release(received);
   assertEquals(received.length, 0, "nobody reads what may be written again");
   await Promise.all([first.close(), second.close()]);
+});
+
+Deno.test("what lies in mapped memory is gathered where it lies", async () => {
+  const links = createLoopbackGroups(2);
+  const groups = await Promise.all(links.map((group) => shareMemory(group, { addressBytes: ADDRESSES })));
+  const before = links[0].stats.bytesSent;
+  const own = groups.map(({ memory }, rank) => {
+    const data = memory.bytes(100_000);
+    data.set(patternBytes(100_000, rank));
+    return data;
+  });
+  const gathered = await Promise.all(groups.map((group, rank) => group.allGather(own[rank])));
+  for (const parts of gathered) parts.forEach((part, rank) => assert(sameBytes(part, patternBytes(100_000, rank))));
+  assertEquals(links[0].stats.bytesSent - before, 40);
+  await Promise.all(groups.map((group) => group.close()));
+});
+
+Deno.test("sums over a part of the ranks leave alone what lies in the memory of others, and give it back", async () => {
+  const groups = await createMappedGroups(4);
+  const ranks = [0, 1, 3];
+  const members = ranks.map((rank) => subgroup(groups[rank], ranks));
+  const [length, value] = [300_001, (rank: number, i: number) => 10 * rank + i % 7];
+  const own = members.map(({ memory, rank }) => {
+    const data = memory.floats(length);
+    data.forEach((_, i) => data[i] = value(rank, i));
+    return data;
+  });
+  const total = Float32Array.from({ length }, (_, i) => value(0, i) + value(1, i) + value(2, i));
+  const parts = await Promise.all(members.map((group, rank) => group.reduceScatter(own[rank])));
+  for (const [rank, part] of parts.entries()) {
+    const { start, end } = pairedSegment(length, 3, rank);
+    assert(sameFloats(part, total.subarray(start, end)), `sum on rank ${rank}`);
+    assert(sameFloats(own[rank], Float32Array.from({ length }, (_, i) => value(rank, i))), `data of rank ${rank}`);
+  }
+  await Promise.all(members.map((group, rank) => group.allReduce(own[rank])));
+  own.forEach((data) => assert(sameFloats(data, total)));
+  own.forEach((data, rank) => members[rank].memory.give(data));
+  own.forEach((data, rank) => assert(members[rank].memory.floats(length).buffer === data.buffer, `rank ${rank}`));
+  await Promise.all(groups.map((group) => group.close()));
 });
 
 Deno.test("memory is handed out again once it is given back and every receiver has released it", async () => {
@@ -104,15 +159,42 @@ Deno.test("another process reads and writes the same memory, and counts itself o
   assertStrictEquals(memory.bytes(100_000).buffer, data.buffer, "the other process has released it");
 });
 
-Deno.test("memory that is not there, and a file that is none, are refused", async () => {
-  assertThrows(() => openMemoryFile("/proc/self/fd/9999", 4096), Error);
+Deno.test("memory that is not there is refused with its name", () => {
+  assertThrows(
+    () => openMemoryFile("/proc/self/fd/9999", 4096),
+    Error,
+    "Cannot open the memory file /proc/self/fd/9999",
+  );
   assertThrows(() => createMemoryFile(-1), Error, "Cannot create a memory file of -1 bytes");
-  const writer = new Deno.Command("sleep", { args: ["60"], stdin: "null", stdout: "null", stderr: "null" }).spawn();
-  try {
-    // A descriptor of another process that leads to another file.
-    assertThrows(() => openMemoryFile(`/proc/${writer.pid}/fd/0`, 4096), Error, "it is another file");
-  } finally {
-    writer.kill();
-    await writer.status;
-  }
+});
+
+Deno.test("a stranger's file, and memory of another length, are neither mapped nor read", () =>
+  withTempDir(async (folder) => {
+    const path = `${folder}/file`;
+    await Deno.writeFile(path, new Uint8Array(4096));
+    assertThrows(() => openMemoryFile(path, 4096), Error, `Cannot open the memory file ${path}`);
+    // Who looks at memory that is not there is killed.
+    const short = createMemoryFile(4096);
+    assertThrows(() => openMemoryFile(short.path, 8192), Error, `Cannot open the memory file ${short.path}`);
+    assertEquals(openMemoryFile(short.path, 4096).view(0, 4096).byteLength, 4096);
+  }));
+
+Deno.test("processes that a rank starts do not keep its memory", async () => {
+  createMemoryFile(4096);
+  const { stdout } = await new Deno.Command("ls", { args: ["-l", "/proc/self/fd"] }).output();
+  const files = new TextDecoder().decode(stdout);
+  assertStringIncludes(files, "/proc/");
+  assert(!files.includes("memfd:mst"), files);
+});
+
+Deno.test("measuring links keeps no memory", async () => {
+  const groups = await createMappedGroups(2);
+  const taken = groups.map(({ memory }) => {
+    const bytes = memory.bytes(8);
+    memory.give(bytes);
+    return bytes.buffer;
+  });
+  await Promise.all(groups.map(measureLinks));
+  groups.forEach(({ memory }, rank) => assert(memory.bytes(8).buffer === taken[rank], `rank ${rank}`));
+  await Promise.all(groups.map((group) => group.close()));
 });

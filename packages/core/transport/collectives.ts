@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { release } from "./release.ts";
+import { release, writable } from "./release.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -66,7 +66,8 @@ export async function allGather(group: Exchange, data: Uint8Array, label: string
   const gathered = new Array<Bytes>(size);
   gathered[rank] = data.slice() as Bytes;
   for (let round = 0; round < size - 1; round++) {
-    const received = await shift(group, gathered[wrap(rank - round, size)], `${label} round ${round}`);
+    const passed = round === 0 ? data : gathered[wrap(rank - round, size)];
+    const received = await shift(group, passed, `${label} round ${round}`);
     gathered[wrap(rank - round - 1, size)] = received;
   }
   return gathered;
@@ -184,8 +185,9 @@ async function ringReduce(group: Exchange, { data, label, sum, sending, summed }
     await receivePieces(group, own.length, `${label} round ${round}`, (partial, start) => {
       const end = start + partial.length;
       if (round < size - 2) {
-        addFloats(partial, own.subarray(start, end), partial);
-        sending.addAndRelease(sendPiece(group, partial, `${label} round ${round + 1}`), partial);
+        const piece = writable(partial);
+        addFloats(piece, own.subarray(start, end), piece);
+        sending.addAndRelease(sendPiece(group, piece, `${label} round ${round + 1}`), piece);
       } else {
         const piece = sum.subarray(start, end);
         addFloats(partial, own.subarray(start, end), piece);

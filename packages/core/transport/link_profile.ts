@@ -60,7 +60,9 @@ async function measure(group: ProcessGroup, to: number): Promise<LinkProfile> {
     bytesPerSecond: await measureRate((sentBytes) => askMs(group, to, { sentBytes }), roundTripMs),
     bytesPerSecondBack: await measureRate((wantedBytes) => askMs(group, to, { wantedBytes }), roundTripMs),
   };
-  await group.send(to, request(group, 0, NO_MORE), LABEL);
+  const last = request(group, 0, NO_MORE);
+  await group.send(to, last, LABEL);
+  group.memory.give(last);
   return profile;
 }
 

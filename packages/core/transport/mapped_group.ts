@@ -9,7 +9,6 @@ import * as collectives from "./collectives.ts";
 import type { HostMemory } from "../memory/host_memory.ts";
 import { MappedMemory, NAME_BYTES, OwnMappedMemory, type Place } from "./mapped_memory.ts";
 import type { ProcessGroup, TransportStats } from "./process_group.ts";
-import { release } from "./release.ts";
 import { StatsCounter } from "./stats.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -75,8 +74,7 @@ class MappedGroup implements ProcessGroup {
   /** Where messages lie that were received and not released. */
   readonly #received = new WeakMap<ArrayBufferLike, { owner: number; place: Place }>();
   readonly #stats = new StatsCounter();
-  readonly #reading: collectives.Exchange;
-  readonly #summing: collectives.Exchange;
+  readonly #exchange: collectives.Exchange;
   #calls = 0;
 
   constructor(group: ProcessGroup, own: OwnMappedMemory, memories: readonly MappedMemory[]) {
@@ -85,13 +83,12 @@ class MappedGroup implements ProcessGroup {
     this.#group = group;
     this.#own = own;
     this.#memories = memories;
-    const { rank, size } = group;
-    const send = (to: number, data: Uint8Array, label: string) => this.#send(to, data, label);
-    this.#reading = { rank, size, send, recv: (from, label) => this.#recv(from, label) };
-    // Of more than two ranks, a sum passes through those between the first and the last, which add to it.
-    this.#summing = size === 2
-      ? this.#reading
-      : { rank, size, send, recv: (from, label) => this.#recvCopy(from, label) };
+    this.#exchange = {
+      rank: group.rank,
+      size: group.size,
+      send: (to, data, label) => this.#send(to, data, label),
+      recv: (from, label) => this.#recv(from, label),
+    };
   }
 
   get step(): number {
@@ -123,27 +120,27 @@ class MappedGroup implements ProcessGroup {
   }
 
   allGather(data: Uint8Array): Promise<Bytes[]> {
-    return collectives.allGather(this.#reading, data, this.#begin("allGather"));
+    return collectives.allGather(this.#exchange, data, this.#begin("allGather"));
   }
 
   reduceScatter(data: Float32Array): Promise<Float32Array<ArrayBuffer>> {
-    return collectives.reduceScatter(this.#summing, data, this.#begin("reduceScatter"));
+    return collectives.reduceScatter(this.#exchange, data, this.#begin("reduceScatter"));
   }
 
   allReduce(data: Float32Array): Promise<void> {
-    return collectives.allReduce(this.#summing, data, this.#begin("allReduce"));
+    return collectives.allReduce(this.#exchange, data, this.#begin("allReduce"));
   }
 
   allToAll(parts: readonly Uint8Array[]): Promise<Bytes[]> {
-    return collectives.allToAll(this.#reading, parts, this.#begin("allToAll"));
+    return collectives.allToAll(this.#exchange, parts, this.#begin("allToAll"));
   }
 
   broadcast(data: Uint8Array | undefined, root: number): Promise<Bytes> {
-    return collectives.broadcast(this.#reading, data, root, this.#begin("broadcast"));
+    return collectives.broadcast(this.#exchange, data, root, this.#begin("broadcast"));
   }
 
   barrier(): Promise<void> {
-    return collectives.barrier(this.#reading, this.#begin("barrier"));
+    return collectives.barrier(this.#exchange, this.#begin("barrier"));
   }
 
   abort(reason: Error): void {
@@ -165,15 +162,6 @@ class MappedGroup implements ProcessGroup {
     const bytes = this.#borrow(message) ?? message;
     this.#stats.received(bytes.length);
     return bytes;
-  }
-
-  /** As `#recv`, to be written to. */
-  async #recvCopy(from: number, label: string): Promise<Bytes> {
-    const bytes = await this.#recv(from, label);
-    if (!this.#received.has(bytes.buffer)) return bytes;
-    const copy = bytes.slice();
-    release(bytes);
-    return copy;
   }
 
   /** Counts a receiver of bytes in the memory of any rank, and names them; nothing for bytes elsewhere. */

@@ -5,9 +5,10 @@
  * @module
  */
 
-/** What files are called, so that no other file is ever opened for one of them. */
+/** As it shows in the names of links to it. */
 const NAME = "mst";
 
+const CLOSE_ON_EXEC = 1; // of memfd_create
 const OPEN_READ_WRITE = 2;
 const PROTECT_READ_WRITE = 3;
 const MAP_SHARED = 1;
@@ -28,7 +29,7 @@ export interface MemoryFile {
  */
 export function createMemoryFile(bytes: number): MemoryFile {
   const { symbols } = openLibrary();
-  const descriptor = symbols.memfd_create(cString(NAME), 0);
+  const descriptor = symbols.memfd_create(cString(NAME), CLOSE_ON_EXEC);
   if (descriptor < 0 || symbols.ftruncate(descriptor, BigInt(bytes)) < 0) {
     throw new Error(`Cannot create a memory file of ${bytes} bytes: the system refuses it`);
   }
@@ -36,19 +37,29 @@ export function createMemoryFile(bytes: number): MemoryFile {
 }
 
 /**
- * Maps a file that another process has created.
+ * Maps a file of `bytes` that another process has created. A path of another host may be that of any file here, and
+ * memory beyond the end of a file ends the process that reads it, so both are looked at first.
  *
- * @throws {Error} where there is none at the path, or this process may not open it
+ * @throws {Error} where there is none of that length or this process may not open it
  */
 export function openMemoryFile(path: string, bytes: number): MemoryFile {
   const { symbols } = openLibrary();
-  const isOne = Deno.readLinkSync(path).startsWith(`/memfd:${NAME} `);
-  const descriptor = isOne ? symbols.open(cString(path), OPEN_READ_WRITE) : -1;
-  if (descriptor < 0) throw new Error(`Cannot open the memory file ${path}: it is another file, or another user's`);
+  const descriptor = isMemoryFile(path, bytes) ? symbols.open(cString(path), OPEN_READ_WRITE) : -1;
+  if (descriptor < 0) {
+    throw new Error(`Cannot open the memory file ${path}: there is none of ${bytes} bytes, or it is another user's`);
+  }
   try {
     return map(symbols, descriptor, bytes, path);
   } finally {
     symbols.close(descriptor);
+  }
+}
+
+function isMemoryFile(path: string, bytes: number): boolean {
+  try {
+    return Deno.readLinkSync(path) === `/memfd:${NAME} (deleted)` && Deno.statSync(path).size === bytes;
+  } catch {
+    return false;
   }
 }
 

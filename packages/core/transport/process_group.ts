@@ -25,8 +25,9 @@ export interface TransportStats {
  * The ranks of one run, as one of them sees it.
  *
  * Collectives must be called by all ranks in the same order; they and any number of sends and receives may be in flight
- * at once. Byte arrays that a call returns belong to the caller, start at offset 0 of their own buffer and never alias an
- * argument.
+ * at once. Arrays that a call returns start at offset 0 of their own buffer and never alias an argument. They belong to the
+ * caller, except that bytes which another rank sent from its `memory` may still lie there: they are to be read alone (or
+ * made `writable`), and go back to that rank once the caller has called `release`.
  *
  * The first failure of any peer ends the group: everything pending and every later call is rejected with a
  * {@linkcode PeerError}, the other ranks are told why, and `signal` is aborted.
@@ -42,7 +43,7 @@ export interface ProcessGroup {
   readonly stats: TransportStats;
   /** Aborted with the {@linkcode PeerError} once the group has failed, so that long work between exchanges can stop. */
   readonly signal: AbortSignal;
-  /** What to send from, so that the group need not copy it first. */
+  /** What to send from, so that the group need not copy it first. Other ranks may read it after the call has resolved. */
   readonly memory: HostMemory;
 
   /**

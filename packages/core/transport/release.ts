@@ -14,6 +14,14 @@ export function whenReleased(buffer: ArrayBuffer, notify: () => void): void {
   (buffer as Borrowed)[NOTIFY] = notify;
 }
 
+/** An array to write to: this one, or a copy of what lies in the memory of the rank that sent it, which is released. */
+export function writable<View extends Uint8Array | Float32Array>(array: View): View {
+  if (!(NOTIFY in array.buffer)) return array;
+  const copy = array.slice() as View;
+  release(array);
+  return copy;
+}
+
 /**
  * Frees the memory of bytes that nobody reads any more, and of all other views of the same buffer. Waiting for the
  * garbage collector would cost more than the exchange itself: until it comes, every further message takes fresh pages
