@@ -19,7 +19,7 @@ import {
 /** Payload bytes that a rank of at least two sends in a step for gradients, weights and the norm of gradients. */
 export function stateTraffic(
   model: ModelConfig,
-  { shard, accumulate, optimizerInBackward }: Pick<TrainConfig, "shard" | "accumulate" | "optimizerInBackward">,
+  { shard, accumulate }: Pick<TrainConfig, "shard" | "accumulate">,
   { rank, ranks }: SequenceStrategy,
 ): number {
   const segment = (size: number, r: number) => {
@@ -41,10 +41,10 @@ export function stateTraffic(
   const blocks = Array.from({ length: model.layers }, () => Object.values(blockShapes(model))).flat();
   const head: Shape[] = [[model.dim], [model.vocab, model.dim]];
   const divided = dividedStates({ ranks }, shard);
-  if (optimizerInBackward) return reduceScatter(all) + sendToAll(all);
+  if (!divided.moments) return reduceScatter(all) + sendToAll(all);
   return [
     divided.gradients ? accumulate * reduceScatter([...embedding, ...blocks, ...head]) : reduceScatter(all),
     divided.weights ? accumulate * allGather([...embedding, ...blocks, ...head, ...blocks]) : allGather(all),
-    divided.moments ? 8 * (ranks - 1) : 0, // the squared norm of the own gradients
+    8 * (ranks - 1), // the squared norm of the own gradients
   ].reduce((total, bytes) => total + bytes);
 }

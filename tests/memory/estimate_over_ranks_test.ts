@@ -62,3 +62,21 @@ for (const [name, [values, settings]] of Object.entries(CASES)) {
     }
   });
 }
+
+Deno.test("the estimate equals the ledger where gradients are summed after backward", async () => {
+  const model = tinyModel({ ...WIDE, vocab: 300 });
+  for (const settings of [{}, MIXED, { accumulate: 2 }]) {
+    const train = parseTrainConfig({ seqTokens: 4, recompute: "layer", ...settings });
+    for (const ranks of [2, 3]) {
+      await Promise.all(
+        createLoopbackGroups(ranks).map(async (group) => {
+          await using backend = createReferenceBackend();
+          const strategy = createRingStrategy({ backend, group });
+          const { moments } = await assertEstimate(backend, strategy, { model, train, steps: 1 });
+          assertEquals(moments[0].moment, "optimizer");
+          await group.close();
+        }),
+      );
+    }
+  }
+});

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   createLoopbackGroups,
   createModelStates,
@@ -8,7 +8,8 @@ import {
   tensorFrom,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
-import { beginReduction } from "../../packages/core/strategy/gradient_reduction.ts";
+import { beginReduction, reduceInLots, reductionLots } from "../../packages/core/strategy/gradient_reduction.ts";
+import type { Tensor } from "../../packages/core/tensor/tensor.ts";
 import { assertClose } from "../_support/compare.ts";
 
 /** A reduction of what each rank has, in pieces of as many words. */
@@ -143,5 +144,39 @@ Deno.test("sums beyond the largest half travel as halves", async () => {
       // Halves have 11 bits.
       sums.forEach((sum) => assertClose(sum.subarray(i, i + 1), [ranks * value], { relative: 2e-3, what: `${value}` }));
     }
+  }
+});
+
+const MI = 2 ** 20;
+
+Deno.test("gradients are summed in lots of neighbours, large ones alone", () => {
+  const lots = (sizes: number[]) => reductionLots(sizes).map(({ start, end }) => [start, end]);
+  assertEquals(lots([]), []);
+  assertEquals(lots([9 * MI, 1, 8 * MI, 4 * MI, 4 * MI, 1]), [[0, 1], [1, 2], [2, 3], [3, 5], [5, 6]]);
+});
+
+Deno.test("a lot is on its way while the next one starts, and an error leaves none behind", async () => {
+  for (const failing of [undefined, 1, 2]) {
+    const log: string[] = [];
+    const gradients = [8, 9, 7].map((size) => ({ size: size * MI }) as Tensor);
+    const reducing = reduceInLots(gradients, ([{ size }]) => {
+      const name = `${size / MI}`;
+      log.push(`begin ${name}`);
+      return {
+        finish: () => {
+          if (log.filter((line) => line.startsWith("end")).length + 1 === failing) throw new Error("lost");
+          return Promise.resolve(void log.push(`end ${name}`));
+        },
+        free: () => log.push(`free ${name}`),
+      };
+    });
+    if (failing) await assertRejects(() => reducing, Error, "lost");
+    else await reducing;
+    const expected: Record<string, string[]> = {
+      undefined: ["begin 8", "begin 9", "end 8", "begin 7", "end 9", "end 7"],
+      1: ["begin 8", "begin 9", "free 8", "free 9"],
+      2: ["begin 8", "begin 9", "end 8", "begin 7", "free 9", "free 7"],
+    };
+    assertEquals(log, expected[`${failing}`]);
   }
 });

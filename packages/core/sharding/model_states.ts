@@ -103,10 +103,11 @@ export function createModelStates(
 ): ModelStates {
   checkUpdateInBackward(strategy, settings);
   if (settings.optimizerInBackward) return createStatesUpdatedInBackward(backend, strategy, settings);
-  const { shard } = settings;
+  const { shard, precision = "f32" } = settings;
   const divided = dividedStates(strategy, shard);
   const own = (size: number) => ownSegment(size, strategy, divided.moments);
-  const reduceAll = (gradients: readonly Tensor[]) => strategy.reduceGradients(gradients);
+  const { activations } = PRECISIONS[precision];
+  const reduceAll = (gradients: readonly Tensor[]) => strategy.reduceGradients(gradients, activations);
   const wholeWeights = {
     own,
     publish: (weights: readonly Tensor[]) => divided.moments ? strategy.gatherWeights(weights) : Promise.resolve(),

@@ -1,5 +1,5 @@
 /**
- * Sums of gradients over ranks that are made while the device computes something else. Numbers are rounded on the device to
+ * Sums of gradients over ranks, of which some travel while the device computes something else. Numbers are rounded on the device to
  * the type that travels, and added up there in f32; the host moves bytes.
  *
  * Two ranks send each other all they have, and both add the same two rounded terms. Of more ranks, each owns a segment of
@@ -14,7 +14,7 @@ import type { Backend } from "../backend/backend.ts";
 import { Scope } from "../tensor/scope.ts";
 import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
+import { bytesOf, floatsOf, pairedSegment, type Segment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
@@ -29,6 +29,9 @@ const PIECE_WORDS = 4 * 2 ** 20;
  * above the smallest.
  */
 const HALF_FACTOR = 2 ** -6;
+
+/** Elements of gradients that are summed together after backward, two lots of which are under way. */
+const LOT_ELEMENTS = 8 * 2 ** 20;
 
 /** What a reduction is made of. */
 export interface ReductionOptions {
@@ -219,6 +222,41 @@ export function beginReduction(
     },
     free: () => held[Symbol.dispose](),
   };
+}
+
+/** Sums gradients lot by lot, of which one is on its way while the next is read from the device. */
+export async function reduceInLots(
+  gradients: readonly Tensor[],
+  begin: (lot: readonly Tensor[]) => Reduction,
+): Promise<void> {
+  const underWay: Reduction[] = [];
+  try {
+    for (const { start, end } of reductionLots(gradients.map(({ size }) => size))) {
+      underWay.push(begin(gradients.slice(start, end)));
+      if (underWay.length < 2) continue;
+      await underWay[0].finish();
+      underWay.shift();
+    }
+    await underWay[0]?.finish();
+    underWay.shift();
+  } finally {
+    underWay.forEach((reduction) => reduction.free()); // after an error
+  }
+}
+
+/** Which gradients are summed together: neighbours, of a bounded number of elements if they are more than one. */
+export function reductionLots(sizes: readonly number[]): Segment[] {
+  const lots: { start: number; end: number }[] = [];
+  let elements = Infinity;
+  for (const [i, size] of sizes.entries()) {
+    if (elements + size > LOT_ELEMENTS) {
+      lots.push({ start: i, end: i });
+      elements = 0;
+    }
+    lots.at(-1)!.end = i + 1;
+    elements += size;
+  }
+  return lots;
 }
 
 /** The messages in which a rank's segments of all gradients travel, one behind the other. */

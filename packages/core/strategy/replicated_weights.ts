@@ -9,12 +9,11 @@ import type { DType } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
-import { beginReduction } from "./gradient_reduction.ts";
+import { beginReduction, reduceInLots } from "./gradient_reduction.ts";
 import type { ExchangeReport, Reduction, SequenceStrategy } from "./strategy.ts";
 import {
   allGatherValues,
   allGatherWeights,
-  allReduceGradients,
   gatherValuesToFirst,
   reduceScatterGradients,
   reduceScatterParts,
@@ -51,18 +50,20 @@ export function createReplicatedWeights(
   let bytesSentBefore = group.stats.bytesSent;
   let reductions = 0;
 
+  function begin(gradients: readonly Tensor[], dtype: DType): Reduction {
+    return beginReduction(gradients, { backend, group, clock, dtype, label: `sum ${reductions++}` });
+  }
+
   return {
     rank: group.rank,
     ranks: group.size,
     memory: group.memory,
 
-    reduceGradients(gradients: readonly Tensor[]): Promise<void> {
-      return clock.exchange(() => allReduceGradients(backend, group, gradients));
+    async reduceGradients(gradients: readonly Tensor[], dtype: DType): Promise<void> {
+      if (group.size > 1) await clock.exchange(() => reduceInLots(gradients, (lot) => begin(lot, dtype)));
     },
 
-    beginReduction(gradients: readonly Tensor[], dtype: DType): Reduction {
-      return beginReduction(gradients, { backend, group, clock, dtype, label: `sum ${reductions++}` });
-    },
+    beginReduction: begin,
 
     reduceScatterGradients(gradients: readonly Tensor[]): Promise<void> {
       return clock.exchange(() => reduceScatterGradients(backend, group, gradients));

@@ -135,11 +135,14 @@ export interface SequenceStrategy {
   ): AttentionMemory;
   /** What values that are exchanged are best taken from; see {@linkcode ProcessGroup.memory}. */
   readonly memory: HostMemory;
-  /** Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. */
-  reduceGradients(gradients: readonly Tensor[]): Promise<void>;
+  /**
+   * Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. Gradients travel as
+   * `dtype`, and the device holds a copy of some of them meanwhile; see `reductionLots`.
+   */
+  reduceGradients(gradients: readonly Tensor[], dtype: DType): Promise<void>;
   /**
    * Starts to do the same while other work goes on. Until it ends, the device holds a copy of the gradients as `dtype`,
-   * the type in which they travel, tagged as communication. Ranks pair these calls by their order.
+   * tagged as communication. Ranks pair these calls by their order.
    */
   beginReduction(gradients: readonly Tensor[], dtype: DType): Reduction;
   /**

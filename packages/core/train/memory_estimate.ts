@@ -25,6 +25,7 @@ import {
   recomputesAttention,
   recomputesMlp,
 } from "../recompute/policy.ts";
+import { reductionLots } from "../strategy/gradient_reduction.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
 import { dividedStates, ownSegment } from "../sharding/divided_states.ts";
 import { partShape } from "../sharding/weight_part.ts";
@@ -126,6 +127,7 @@ export function estimateMemory(model: ModelConfig, train: TrainConfig, strategy:
     "optimizer": Math.max(
       residentBytes + (train.accumulate + 2 + (squares || PARTIAL_SUMS)) * ELEMENT_BYTES +
         (squares ? 0 : ofGradients.momentPiece(all)),
+      residentBytes + train.accumulate * ELEMENT_BYTES + ofGradients.summedAfterBackward, // beside the losses
       // Beside the gradient of activations, and the loss.
       ...updates.inBackward.map((held) => squares && base + held + x + ELEMENT_BYTES),
       squares && residentBytes + updates.afterBackward + (squares + 1) * ELEMENT_BYTES,
@@ -174,6 +176,9 @@ function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedS
         const sizes = group.map((shape) => bytesOf([shape], divided.moments, moments) / elementBytes(moments()));
         return offloaded ? 2 * Math.min(MOMENT_PIECE_ELEMENTS, Math.max(...sizes)) * elementBytes(moments()) : 0;
       },
+      summedAfterBackward: strategy.ranks > 1 && !strategy.tensorParallel && !divided.moments && !inBackward
+        ? travellingBytes(all, precision.activations)
+        : 0,
       tied: inBackward && model.tiedEmbeddings ? model.vocab * model.dim * ELEMENT_BYTES : 0,
     },
     all,
@@ -182,6 +187,15 @@ function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedS
       gradients: divided.gradients || inBackward ? bytesOf(group, false, gradients) : 0,
     }),
   };
+}
+
+/** Bytes of the copies of gradients that travel at a time where they are summed after backward. */
+function travellingBytes(shapes: readonly Shape[], dtype: DType): number {
+  const sizes = shapes.map(elementCount);
+  const lots = reductionLots(sizes).map(({ start, end }) =>
+    sizes.slice(start, end).reduce((sum, size) => sum + size, 0) * elementBytes(dtype)
+  );
+  return Math.max(...lots.map((bytes, i) => bytes + (lots[i + 1] ?? 0)));
 }
 
 /** Rows of a slice: this rank's, and those of all ranks whose rows are gathered. */
