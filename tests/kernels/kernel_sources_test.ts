@@ -3,6 +3,8 @@ import type { Dispatcher, KernelCall } from "../../packages/core/backend/webgpu/
 import { adamw } from "../../packages/core/backend/webgpu/kernels/adamw.ts";
 import { attention } from "../../packages/core/backend/webgpu/kernels/attention.ts";
 import { attentionBackward } from "../../packages/core/backend/webgpu/kernels/attention_backward.ts";
+import { forwardMatrices } from "../../packages/core/backend/webgpu/kernels/attention_forward_variant.ts";
+import { matrices } from "../../packages/core/backend/webgpu/kernels/attention_matrix_variant.ts";
 import { attentionDelta } from "../../packages/core/backend/webgpu/kernels/attention_delta.ts";
 import { copyColumns } from "../../packages/core/backend/webgpu/kernels/columns.ts";
 import { crossEntropy } from "../../packages/core/backend/webgpu/kernels/cross_entropy.ts";
@@ -81,6 +83,30 @@ function callAll(dispatcher: Dispatcher, t: TestTensors, dtype: DType, columns: 
   }
 }
 
+/** Calls kernels of attention on matrix units in variants that share a name. */
+function callMatrices(dispatcher: Dispatcher, t: TestTensors): void {
+  const matrix = () => t.empty([3, 64], "f16");
+  const [q, k, v, out] = [matrix(), matrix(), matrix(), matrix()];
+  const [perRow, ids] = [t.empty([3, 1]), t.empty([3], "u32")];
+  const inputs = { q, k, v, queryPositions: ids, keyPositions: ids };
+  const shape = { batch: 1, heads: 1, kvHeads: 1, headDim: 64, scale: 1 };
+  const gradients = { dq: matrix(), dk: matrix(), dv: matrix() };
+  for (const unit of ["subgroup", "emulated"] as const) {
+    for (const teams of [1, 2]) {
+      attention(dispatcher, inputs, out, perRow, shape, { variant: forwardMatrices(32, teams, 16, 16, unit) });
+    }
+    for (const tile of [32, 64]) {
+      for (const views of [false, true]) {
+        const variant = matrices(16, 4, tile, 16, { unit, views });
+        attentionBackward(dispatcher, inputs, out, perRow, t.empty([3, 1]), gradients, shape, {
+          queryVariant: variant,
+          keyVariant: variant,
+        });
+      }
+    }
+  }
+}
+
 gpuTest("a key says all that the text of a kernel depends on", (backend) => {
   using t = new TestTensors(backend);
   const { limits, features, subgroupLanes } = backend.dispatcher;
@@ -98,6 +124,7 @@ gpuTest("a key says all that the text of a kernel depends on", (backend) => {
       },
     };
     for (const dtype of ["f32", "f16"] as const) {
+      callMatrices(dispatcher, t);
       for (const columns of [2, 4, 8, 40, 2048, ...dtype === "f32" ? [3] : []]) callAll(dispatcher, t, dtype, columns);
     }
   }

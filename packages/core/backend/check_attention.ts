@@ -80,11 +80,10 @@ function inputOperands(
   shape: AttentionShape,
 ): { dims: AttentionDims; operands: Operand[] } {
   const { batch, heads, kvHeads, headDim, scale } = shape;
-  for (const [name, value] of Object.entries({ batch, heads, kvHeads, headDim })) {
-    if (!(Number.isSafeInteger(value) && value > 0)) {
-      throw new RangeError(`Cannot run ${op} with ${name} ${value}: ${name} must be a positive integer`);
-    }
-  }
+  checkCount(op, "batch", batch);
+  checkCount(op, "heads", heads);
+  checkCount(op, "kvHeads", kvHeads);
+  checkCount(op, "headDim", headDim);
   if (heads % kvHeads !== 0) {
     throw new RangeError(
       `Cannot run ${op} with ${heads} heads and ${kvHeads} kv heads: heads must be a multiple of them`,
@@ -110,4 +109,9 @@ function inputOperands(
     refuse(op, operands, `the head dim of f16 must be even, not ${headDim}`);
   }
   return { dims, operands };
+}
+
+function checkCount(op: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
+  throw new RangeError(`Cannot run ${op} with ${name} ${value}: ${name} must be a positive integer`);
 }

@@ -59,11 +59,6 @@ export type Workgroups = readonly [number, number, number];
  */
 export type KernelSource = string | { readonly key: string; readonly form?: number; readonly write: () => string };
 
-/** A source whose text depends on these values alone, the name of its kernel among them. */
-export function sourceOf(dependencies: readonly unknown[], write: () => string): KernelSource {
-  return { key: JSON.stringify(dependencies), write };
-}
-
 /** One dispatch of a kernel. */
 export interface KernelCall {
   /** Kernel and variant, for the profile and for errors, such as `matmul NT 64x64`. */

@@ -76,6 +76,13 @@ function roundingCode(components: number, param: boolean, moments: boolean): str
   return lines.join("\n  ");
 }
 
+/** All variants, so that none is put together for a dispatch. */
+const KERNELS = [false, true].map((clipped) =>
+  (["f32", "f16"] as const).map((param) =>
+    (["f32", "bf16"] as const).map((moments) => kernel({ clipped, param, moments }))
+  )
+);
+
 /** Launches `Ops.adamw`. */
 export function adamw(
   dispatcher: Dispatcher,
@@ -94,8 +101,10 @@ export function adamw(
     epsilon,
     gradientScale,
   ].map((f32) => ({ f32 }));
-  const rounds = [param, m].some(({ dtype }) => dtype !== "f32");
-  runElementwise(dispatcher, kernel({ clipped: clip !== undefined, param: param.dtype, moments: m.dtype }), {
+  const halfParam = param.dtype !== "f32";
+  const halfMoments = m.dtype !== "f32";
+  const rounds = halfParam || halfMoments;
+  runElementwise(dispatcher, KERNELS[Number(clip !== undefined)][Number(halfParam)][Number(halfMoments)], {
     tensors: [param, grad, m, v],
     whole: clip ? [clip] : [],
     params: (skipped) => {

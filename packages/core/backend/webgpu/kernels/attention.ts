@@ -7,10 +7,10 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import { type Dispatcher, sourceOf } from "../dispatch.ts";
+import type { Dispatcher } from "../dispatch.ts";
 import { chooseForwardVariant, type ForwardVariant } from "./attention_forward_variant.ts";
 import { laneForward } from "./attention_lane_forward.ts";
-import { areMatrixRows, launchAttention, MATRIX_LOAD } from "./attention_launch.ts";
+import { areMatrixRows, attentionForm, launchAttention, MATRIX_LOAD } from "./attention_launch.ts";
 import { matrixForward } from "./attention_matrix_forward.ts";
 import { tileForward } from "./attention_tile_forward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
@@ -38,14 +38,16 @@ export function attention(
     (areMatrixRows(rows) ? chooseForwardVariant(shape.headDim, dispatcher) : undefined) ??
     chooseAttentionVariant("attention", shape.headDim, dispatcher);
   const tensors = { q, k, v, query_positions: queryPositions, key_positions: keyPositions, out, lse: logSumExp };
+  const kernel = `attention ${variantName(variant)}`;
   launchAttention(
     dispatcher,
     {
-      kernel: `attention ${variantName(variant)}`,
+      kernel,
       variant,
       code: (layout, { keys }) => {
         const resume = keys.start > 0 || (options.resume ?? false);
-        return sourceOf(["attention", variant, layout, resume], () => forwardCode(variant, layout, resume));
+        const form = attentionForm(variant, layout, Number(resume));
+        return { key: kernel, form, write: () => forwardCode(variant, layout, resume) };
       },
       operands: FORWARD_OPERANDS,
       owners: "queries",

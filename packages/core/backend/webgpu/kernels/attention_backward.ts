@@ -8,14 +8,20 @@
 
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionInputs, AttentionShape } from "../../ops.ts";
-import { type Dispatcher, sourceOf } from "../dispatch.ts";
+import type { Dispatcher } from "../dispatch.ts";
 import { laneKeyGradient, laneQueryGradient } from "./attention_lane_backward.ts";
-import { areMatrixRows, type AttentionLaunch, launchAttention, MATRIX_LOAD } from "./attention_launch.ts";
+import {
+  areMatrixRows,
+  attentionForm,
+  type AttentionLaunch,
+  launchAttention,
+  MATRIX_LOAD,
+} from "./attention_launch.ts";
 import { matrixKeyGradient, matrixQueryGradient } from "./attention_matrix_backward.ts";
 import { chooseMatrixVariant, type MatrixKernel, type MatrixVariant } from "./attention_matrix_variant.ts";
 import { tileKeyGradient, tileQueryGradient } from "./attention_tile_backward.ts";
 import { type AttentionVariant, chooseAttentionVariant, variantName } from "./attention_variant.ts";
-import { ALL_TERMS, backwardOperands, type BackwardTerms } from "./attention_wgsl.ts";
+import { ALL_TERMS, BACKWARD_OPERANDS, backwardOperands, type BackwardTerms } from "./attention_wgsl.ts";
 
 /** Options of {@linkcode attentionBackward}. */
 export interface AttentionBackwardOptions {
@@ -62,13 +68,17 @@ export function attentionBackward(
 
 /** Whether kernels on matrix units can read these rows of heads, by all terms at once. */
 function takesMatrices({ limits }: Dispatcher, rows: readonly Tensor[]): boolean {
-  return areMatrixRows(rows) && backwardOperands("keys", ALL_TERMS).length <= limits.maxStorageBuffers;
+  return areMatrixRows(rows) && BACKWARD_OPERANDS.keys.length <= limits.maxStorageBuffers;
 }
 
 /** All terms at once if the device has bindings enough, else one by one. */
 function fittingTerms({ limits }: Dispatcher, owners: "queries" | "keys"): readonly BackwardTerms[] {
-  if (backwardOperands(owners, ALL_TERMS).length <= limits.maxStorageBuffers) return [ALL_TERMS];
+  if (BACKWARD_OPERANDS[owners].length <= limits.maxStorageBuffers) return [ALL_TERMS];
   return owners === "queries" ? SINGLE_TERMS.filter(({ value }) => !value) : SINGLE_TERMS;
+}
+
+function numberOf({ dWeight, delta, value }: BackwardTerms): number {
+  return Number(dWeight) | Number(delta) << 1 | Number(value) << 2;
 }
 
 function queryGradients(dispatcher: Dispatcher, variant: AttentionVariant | MatrixVariant): AttentionLaunch[] {
@@ -79,11 +89,12 @@ function queryGradients(dispatcher: Dispatcher, variant: AttentionVariant | Matr
   return fittingTerms(dispatcher, "queries").map((terms) => ({
     kernel,
     variant,
-    code: (layout) =>
-      sourceOf(
-        ["attention_dq", variant, layout, terms],
-        () => variant.kind === "tiles" ? tileQueryGradient(variant, layout, terms) : laneQueryGradient(variant, layout),
-      ),
+    code: (layout) => ({
+      key: kernel,
+      form: attentionForm(variant, layout, numberOf(terms)),
+      write: () =>
+        variant.kind === "tiles" ? tileQueryGradient(variant, layout, terms) : laneQueryGradient(variant, layout),
+    }),
     operands: backwardOperands("queries", terms),
     owners: "queries",
   }));
@@ -95,11 +106,12 @@ function keyGradients(dispatcher: Dispatcher, variant: AttentionVariant | Matrix
   return fittingTerms(dispatcher, "keys").map((terms) => ({
     kernel,
     variant,
-    code: (layout) =>
-      sourceOf(
-        ["attention_dkv", variant, layout, terms],
-        () => variant.kind === "tiles" ? tileKeyGradient(variant, layout, terms) : laneKeyGradient(variant, layout),
-      ),
+    code: (layout) => ({
+      key: kernel,
+      form: attentionForm(variant, layout, numberOf(terms)),
+      write: () =>
+        variant.kind === "tiles" ? tileKeyGradient(variant, layout, terms) : laneKeyGradient(variant, layout),
+    }),
     operands: backwardOperands("keys", terms),
     owners: "keys",
   }));
@@ -114,9 +126,12 @@ function matrixLaunch(
   return {
     kernel,
     variant,
-    code: ({ headDim, ranged }) =>
-      sourceOf(["attention backward", owners, variant, headDim, ranged], () => make(variant, headDim, { ranged })),
-    operands: backwardOperands(owners, ALL_TERMS),
+    code: (layout) => ({
+      key: kernel,
+      form: attentionForm(variant, layout, 0),
+      write: () => make(variant, layout.headDim, layout),
+    }),
+    operands: BACKWARD_OPERANDS[owners],
     owners,
     loadElements: MATRIX_LOAD,
   };

@@ -17,8 +17,9 @@ import {
   type GroupWidth,
   groupWidth,
   kernelName,
+  withTensor,
 } from "./groups.ts";
-import { declare, forRowBlocks, reduceCode, rowMain, type RowPlan, rowPlan } from "./wgsl.ts";
+import { declare, forRowBlocks, reduceCode, rowMain, type RowPlan, rowPlan, withPlan } from "./wgsl.ts";
 
 function code(tensors: readonly GroupTensor[], width: GroupWidth, plan: RowPlan): string {
   const bindings = tensors.map((tensor) => groupBinding(tensor, width));
@@ -52,14 +53,18 @@ export function attentionDelta(
   const headDim = tensors.out.shape[1] / heads;
   forRowBlocks(dispatcher, [tensors.out, tensors.dOut, tensors.delta], ([out, dOut, delta]) => {
     const width = groupWidth([out, dOut], [headDim]);
-    const named = [["out", out], ["d_out", dOut]] as const;
-    const groups = named.map(([name, { dtype }]): GroupTensor => ({ name, dtype, use: "read" }));
     const plan = rowPlan(dispatcher, headDim / width);
     dispatcher.run({
       kernel: kernelName("attention_delta", [out, dOut]),
       code: {
-        key: `attention_delta ${width} ${groups.map(({ dtype }) => dtype)} ${plan.lanes} ${plan.rows}`,
-        write: () => code(groups, width, plan),
+        key: "attention_delta",
+        form: withPlan(withTensor(withTensor(width, "read", out.dtype), "read", dOut.dtype), plan),
+        write: () =>
+          code(
+            [{ name: "out", dtype: out.dtype, use: "read" }, { name: "d_out", dtype: dOut.dtype, use: "read" }],
+            width,
+            plan,
+          ),
       },
       tensors: [
         { tensor: out, access: "read" },

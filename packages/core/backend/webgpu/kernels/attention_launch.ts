@@ -14,12 +14,13 @@ import {
   canVectorize,
   type Dispatcher,
   type KernelSource,
+  type KernelTensor,
   linearGrid,
   residual,
   type RowBlock,
 } from "../dispatch.ts";
 import { searchesPerRow } from "./attention_bounds.ts";
-import { type LaunchVariant, maxStreamedRows, ownedRows } from "./attention_variant.ts";
+import { type LaunchVariant, maxStreamedRows, ownedRows, variantNumber } from "./attention_variant.ts";
 import { type AttentionLayout, type AttentionOperand, elementsBound } from "./attention_wgsl.ts";
 import { vectorWidth } from "./wgsl.ts";
 
@@ -88,8 +89,7 @@ function attentionParts(
 ): AttentionPart[] {
   const { batch, heads, kvHeads, headDim } = shape;
   const { q, query_positions, key_positions } = tensors;
-  const rows = operands.filter(({ holds }) => holds === "query_heads" || holds === "key_heads");
-  const dtype = rows.every(({ name }) => tensors[name].dtype === "f16") ? "f16" : "f32";
+  const dtype = operands.every((operand) => !isRows(operand) || tensors[operand.name].dtype === "f16") ? "f16" : "f32";
   const fitting = bindingElements(limits, dtype);
   const ranged = isRanged(query_positions);
   const perWord = ELEMENT_BYTES / elementBytes(dtype);
@@ -126,10 +126,11 @@ function wholeTiles(rows: number): number {
 
 /** Blocks of at most `step` rows; one empty block when there are no rows. */
 function blocks(rows: number, step: number): RowBlock[] {
-  return Array.from({ length: Math.max(1, Math.ceil(rows / step)) }, (_, i) => ({
-    start: i * step,
-    end: Math.min(rows, (i + 1) * step),
-  }));
+  const found: RowBlock[] = [];
+  for (let start = 0; start === 0 || start < rows; start += step) {
+    found.push({ start, end: Math.min(rows, start + step) });
+  }
+  return found;
 }
 
 function dispatchPart(
@@ -142,33 +143,37 @@ function dispatchPart(
   using scope = new Scope();
   const { heads, kvHeads, batch } = shape;
   const layout = attentionLayout(operands, tensors, shape);
-  const views = operands.map(({ name, holds }) => {
-    const tensor = tensors[name];
-    const ofKeys = holds === "key_heads" || name === "key_positions";
-    const block = ofKeys ? part.keys : part.queries;
-    if (holds === "positions" && !(name === "query_positions" && layout.ranged)) {
-      return scope.own(tensor.rows(block.start, block.end));
-    }
-    const tokens = tensor.shape[0] / batch;
-    const start = part.sequences.start * tokens + block.start;
-    return scope.own(tensor.rows(start, (part.sequences.end - 1) * tokens + block.end));
-  });
+  const bound: KernelTensor[] = [];
+  const places: number[] = [];
+  for (const operand of operands) {
+    const { name, holds, access } = operand;
+    const block = holds === "key_heads" || name === "key_positions" ? part.keys : part.queries;
+    const ofSequences = holds !== "positions" || name === "query_positions" && layout.ranged;
+    const tensor = rowsOf(scope, tensors[name], block, ofSequences ? part.sequences : undefined, batch);
+    bound.push({ tensor, access });
+    const place = isRows(operand) && loadElements ? loadElements : elementsBound(operand, layout);
+    places.push(residual(tensor) / place);
+  }
   const queries = part.queries.end - part.queries.start;
   const keys = part.keys.end - part.keys.start;
   const tiles = Math.ceil((owners === "queries" ? queries : keys) / ownedRows(variant));
   const workgroups = tiles * (owners === "queries" ? heads : kvHeads) * (part.sequences.end - part.sequences.start);
-  const places = views.map((view, i) => {
-    const { holds } = operands[i];
-    const ofRows = holds === "query_heads" || holds === "key_heads";
-    return residual(view) / (ofRows && loadElements ? loadElements : elementsBound(operands[i], layout));
-  });
   dispatcher.run({
     kernel,
     code: code(layout, part),
-    tensors: views.map((tensor, i) => ({ tensor, access: operands[i].access })),
+    tensors: bound,
     params: [queries, keys, heads, kvHeads, tiles, workgroups, { f32: shape.scale }, ...places],
     workgroups: linearGrid(workgroups),
   });
+}
+
+/** A block of rows, of these sequences where the tensor has rows of all; the tensor itself where that is all of it. */
+function rowsOf(scope: Scope, tensor: Tensor, block: RowBlock, sequences: RowBlock | undefined, batch: number): Tensor {
+  const rows = tensor.shape[0];
+  const tokens = rows / batch;
+  const start = (sequences ? sequences.start * tokens : 0) + block.start;
+  const end = (sequences ? (sequences.end - 1) * tokens : 0) + block.end;
+  return start === 0 && end === rows ? tensor : scope.own(tensor.rows(start, end));
 }
 
 function attentionLayout(
@@ -176,13 +181,34 @@ function attentionLayout(
   tensors: AttentionTensors,
   { headDim }: AttentionShape,
 ): AttentionLayout {
-  const rows = operands.filter(({ holds }) => holds === "query_heads" || holds === "key_heads");
-  return {
-    headDim,
-    width: vectorWidth(rows.map(({ name }) => tensors[name]), [headDim]),
-    ranged: isRanged(tensors.query_positions),
-    halves: rows.map(({ name }) => name).filter((name) => tensors[name].dtype === "f16"),
-  };
+  const rows: Tensor[] = [];
+  const halves: string[] = [];
+  for (const operand of operands) {
+    if (!isRows(operand)) continue;
+    const tensor = tensors[operand.name];
+    rows.push(tensor);
+    if (tensor.dtype === "f16") halves.push(operand.name);
+  }
+  return { headDim, width: vectorWidth(rows, [headDim]), ranged: isRanged(tensors.query_positions), halves };
+}
+
+function isRows({ holds }: AttentionOperand): boolean {
+  return holds === "query_heads" || holds === "key_heads";
+}
+
+/** Operands that may be halves. */
+const ROWS_OPERANDS: readonly string[] = ["q", "k", "v", "out", "d_out", "dq", "dk", "dv"];
+
+/**
+ * A number for all that the text of an attention kernel depends on save the name of its variant; see `KernelSource`.
+ *
+ * @param options what else it depends on, below 8
+ */
+export function attentionForm(variant: LaunchVariant, layout: AttentionLayout, options: number): number {
+  const { headDim, width, ranged, halves } = layout;
+  let flags = Number(ranged) | Number(width === 4) << 1 | options << 2;
+  for (const name of halves) flags |= 32 << ROWS_OPERANDS.indexOf(name);
+  return (headDim * 4096 + variantNumber(variant)) * 8192 + flags;
 }
 
 /** Whether a tensor of `AttentionInputs.queryPositions` holds a range for each row. */

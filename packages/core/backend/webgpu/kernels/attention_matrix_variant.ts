@@ -129,9 +129,9 @@ export function chooseMatrixVariant(
 ): MatrixVariant | undefined {
   if (!features.subgroupMatrix || headDim % MATRIX_SIZE !== 0) return undefined;
   return MATRIX_VARIANTS[kernel].find(({ maxHeadDim, variant }) => {
+    if (headDim > maxHeadDim || variant.views && !features.bufferView) return false;
     const shape = matrixShape(variant, kernel, headDim);
-    return headDim <= maxHeadDim && suits(shape) && (features.bufferView || !variant.views) &&
-      shape.invocations <= limits.maxInvocations &&
+    return suits(shape) && shape.invocations <= limits.maxInvocations &&
       shape.memoryBytes <= limits.maxWorkgroupMemoryBytes;
   })?.variant;
 }

@@ -7,7 +7,7 @@
 import type { Dispatcher } from "../dispatch.ts";
 import type { ForwardVariant } from "./attention_forward_variant.ts";
 import type { MatrixVariant } from "./attention_matrix_variant.ts";
-import { ALL_TERMS, backwardOperands, piecesOf } from "./attention_wgsl.ts";
+import { BACKWARD_OPERANDS, piecesOf } from "./attention_wgsl.ts";
 
 /** Rows kept in registers of lanes, for software drivers; see `attention_lanes.ts`. */
 export interface LaneVariant {
@@ -172,7 +172,7 @@ export function chooseAttentionVariant(
   { limits, isSoftware, subgroupLanes }: VariantDevice,
 ): AttentionVariant {
   // The lane kernels are not split by terms.
-  const hasBindings = limits.maxStorageBuffers >= backwardOperands("keys", ALL_TERMS).length;
+  const hasBindings = limits.maxStorageBuffers >= BACKWARD_OPERANDS.keys.length;
   if (isSoftware && hasBindings) return lanes(kernel, headDim, subgroupLanes);
   const fitting = TILE_VARIANTS[kernel].filter(({ variant }) => {
     const { invocations, memoryBytes } = tileShape(variant, headDim);
@@ -224,6 +224,15 @@ function stepTurns(variant: AttentionVariant, headDim: number): number {
   const products = 2 * (Math.ceil(pieces / chunk) + 1);
   const sums = 2 * (columns / staged * (staged / chunk + 2) + 1);
   return 1 + products + sums + xCount;
+}
+
+/** A number that tells apart variants of one name, below 2¹². */
+export function variantNumber(variant: LaunchVariant): number {
+  if (variant.kind === "lanes") return variant.lanes;
+  if (variant.kind === "tiles") return 64 * variant.rowsPerInvocation + variant.chunk;
+  const emulated = Number(variant.unit === "emulated");
+  if (variant.kind === "forward_matrices") return 2 * variant.teams + emulated;
+  return 4 * variant.tile + 2 * Number(variant.views) + emulated;
 }
 
 /** Name of a variant, for the profile. */

@@ -91,6 +91,12 @@ export function backwardOperands(owners: "queries" | "keys", terms: BackwardTerm
   return operands.filter(([wanted]) => wanted).map(([, operand]) => operand);
 }
 
+/** Tensors of the backward kernels with all terms. */
+export const BACKWARD_OPERANDS = {
+  queries: backwardOperands("queries", ALL_TERMS),
+  keys: backwardOperands("keys", ALL_TERMS),
+} as const;
+
 /** What of the layout is compiled into an attention kernel. */
 export interface AttentionLayout extends RangeLayout {
   /** Head dim E. */

@@ -17,6 +17,7 @@ import {
   type GroupWidth,
   groupWidth,
   kernelName,
+  withTensor,
 } from "./groups.ts";
 import { declare, forRowBlocks } from "./wgsl.ts";
 
@@ -84,7 +85,11 @@ function run(dispatcher: Dispatcher, copy: ColumnCopy, accumulate: boolean): voi
     const dtype = accumulate ? x.dtype : "u32";
     dispatcher.run({
       kernel: kernelName(accumulate ? "add columns" : "copy columns", [x]),
-      code: { key: `columns ${width} ${dtype} ${accumulate}`, write: () => code(width, dtype, accumulate) },
+      code: {
+        key: accumulate ? "add columns" : "copy columns",
+        form: withTensor(width, "update", dtype),
+        write: () => code(width, dtype, accumulate),
+      },
       tensors: [{ tensor: x, access: "read" }, { tensor: out, access: "read_write" }],
       params: [
         ...[count, columns / width, ...strides.map((stride) => stride / width)],

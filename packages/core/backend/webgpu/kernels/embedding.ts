@@ -16,6 +16,7 @@ import {
   rowPlan,
   type VectorWidth,
   vectorWidth,
+  withPlan,
 } from "./wgsl.ts";
 
 /** Rows are moved as integers, which no device rounds or flushes. */
@@ -51,7 +52,8 @@ export function embedding(dispatcher: Dispatcher, ids: Tensor, table: Tensor, ou
       dispatcher.run({
         kernel: kernelName("embedding", [table]),
         code: {
-          key: `embedding ${width} ${plan.lanes} ${plan.rows}`,
+          key: "embedding",
+          form: withPlan(width, plan),
           write: () => forwardCode(width, plan),
         },
         tensors: [

@@ -85,22 +85,26 @@ type Block = Readonly<Record<Dim, RowBlock>>;
 
 type Operands = Readonly<Record<"a" | "b" | "out", Tensor>>;
 
-/** Rows and columns of the operands as they are stored. */
-function storedDims(layout: MatmulDims["layout"]): Record<keyof Operands, readonly [rows: Dim, columns: Dim]> {
-  return {
-    a: layout === "TN" ? ["k", "m"] : ["m", "k"],
-    b: layout === "NT" ? ["n", "k"] : ["k", "n"],
-    out: ["m", "n"],
-  };
-}
+/** Rows and columns of the operands as they are stored, by layout. */
+const STORED_DIMS: Readonly<
+  Record<MatmulDims["layout"], Readonly<Record<keyof Operands, readonly [rows: Dim, columns: Dim]>>>
+> = {
+  NN: { a: ["m", "k"], b: ["k", "n"], out: ["m", "n"] },
+  NT: { a: ["m", "k"], b: ["n", "k"], out: ["m", "n"] },
+  TN: { a: ["k", "m"], b: ["k", "n"], out: ["m", "n"] },
+};
+
+const OPERANDS = ["a", "b", "out"] as const;
 
 /** Whether every operand allows loads and stores of 16 bytes, as matrix units want them. */
-function fitsUnits(operands: Operands, { layout, ...dims }: MatmulDims): boolean {
-  const stored = storedDims(layout);
-  return operands.a.dtype === "f16" &&
-    (["a", "b", "out"] as const).every((name) =>
-      operands[name].dtype === "f32" || canVectorize([operands[name]], [dims[stored[name][1]]], CHUNK)
-    );
+function fitsUnits(operands: Operands, dims: MatmulDims): boolean {
+  if (operands.a.dtype !== "f16") return false;
+  const stored = STORED_DIMS[dims.layout];
+  for (const name of OPERANDS) {
+    const { dtype, offset } = operands[name];
+    if (dtype !== "f32" && (offset % CHUNK !== 0 || dims[stored[name][1]] % CHUNK !== 0)) return false;
+  }
+  return true;
 }
 
 /** The largest block of a product whose operands all fit a binding, and whose loop over k fits the device. */
@@ -113,8 +117,8 @@ function largestBlock(
   const step = { m: dims.m, n: dims.n, k: dims.k };
   const limit = (dim: Dim, size: number) => step[dim] = Math.min(step[dim], roundBlock(size));
   if (dims.k > limits.maxLoopTurns * tileK) limit("k", limits.maxLoopTurns * tileK);
-  const stored = storedDims(dims.layout);
-  for (const name of ["a", "b", "out"] as const) {
+  const stored = STORED_DIMS[dims.layout];
+  for (const name of OPERANDS) {
     const [rows, columns] = stored[name];
     const capacity = bindingElements(limits, operands[name].dtype);
     if (dims[rows] * dims[columns] <= capacity) continue;
@@ -172,7 +176,7 @@ function sizeOf({ start, end }: RowBlock): number {
 
 /** The parts of the operands that a block of the product takes: from its first element to its last, rows as they lie. */
 function blockViews(scope: Scope, operands: Operands, dims: MatmulDims, block: Block): Operands {
-  const stored = storedDims(dims.layout);
+  const stored = STORED_DIMS[dims.layout];
   const view = (name: keyof Operands) => {
     const [rows, columns] = stored[name].map((dim) => block[dim]);
     const stride = dims[stored[name][1]];
@@ -201,7 +205,7 @@ function matmulBlock(
 ): void {
   const { layout } = dims;
   const sizes = { m, n, k };
-  const stored = storedDims(layout);
+  const stored = STORED_DIMS[layout];
   const bind = (name: keyof Operands): BoundOperand => {
     const view = views[name];
     const columns = stored[name][1];
