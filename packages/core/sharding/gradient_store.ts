@@ -6,6 +6,7 @@
  */
 
 import { type Backend, zeros } from "../backend/backend.ts";
+import { nextTurn } from "../backend/next_turn.ts";
 import type { ParameterGroup } from "../layer/parameter.ts";
 import type { SequenceStrategy } from "../strategy/strategy.ts";
 import { elementCount, type Shape } from "../tensor/shape.ts";
@@ -166,9 +167,4 @@ export function createShardedGradients(backend: Backend, strategy: SequenceStrat
     clear: () => summed.clear(),
     free: () => all.forEach((gradient) => gradient.free()),
   };
-}
-
-/** Resolves once the caller waits for something else. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
 }

@@ -11,6 +11,7 @@
  */
 
 import type { Backend } from "../backend/backend.ts";
+import { nextTurn } from "../backend/next_turn.ts";
 import { Scope } from "../tensor/scope.ts";
 import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -287,9 +288,4 @@ function cutSegments(
     }
   }
   return pieces;
-}
-
-/** Resolves once everyone else has had a turn. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
 }
