@@ -42,13 +42,16 @@ interface KnownGroup {
  * than all else that encodes it.
  */
 export class BoundTensors {
+  readonly #maxBindingBytes: number;
   readonly #ranges: BoundRange[] = [];
   #count = 0;
   #pattern = NO_BINDINGS;
   #hash = 0;
 
   /** @param maxBindingBytes largest binding */
-  constructor(private readonly maxBindingBytes: number) {}
+  constructor(maxBindingBytes: number) {
+    this.#maxBindingBytes = maxBindingBytes;
+  }
 
   /** Number of tensors. */
   get count(): number {
@@ -99,10 +102,10 @@ export class BoundTensors {
     const skip = count === 0 ? 0 : residual(tensor);
     const bytesEach = elementBytes(tensor.dtype);
     const bytes = (skip + count) * bytesEach;
-    if (bytes > this.maxBindingBytes) {
+    if (bytes > this.#maxBindingBytes) {
       throw new RangeError(
         `Cannot run kernel ${describeCall(call)}: a tensor of shape [${tensor.shape}] takes ${bytes} bytes, ` +
-          `a binding holds at most ${this.maxBindingBytes}`,
+          `a binding holds at most ${this.#maxBindingBytes}`,
       );
     }
     range.offset = count === 0 ? 0 : (tensor.offset - skip) * bytesEach;
