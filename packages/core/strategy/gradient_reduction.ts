@@ -1,6 +1,6 @@
 /**
- * Sums of gradients over ranks, of which some travel while the device computes something else. Numbers are rounded on the device to
- * the type that travels, and added up there in f32; the host moves bytes.
+ * Sums of gradients over ranks, of which some travel while the device computes something else. Numbers are rounded on the
+ * device to the type that travels, and added up there in f32; the host moves bytes.
  *
  * Two ranks send each other all they have, and both add the same two rounded terms. Of more ranks, each owns a segment of
  * every gradient: the others send it theirs, it adds them up, and sends the rounded sum to all (a reduce-scatter and an
