@@ -13,6 +13,7 @@ import {
   type ProcessGroup,
   type SequenceStrategy,
   type ShardStage,
+  shareMemory,
   Trainer,
 } from "@mst/core";
 import { linesOf } from "../../packages/bench/launcher/lines.ts";
@@ -155,7 +156,7 @@ async function run(order: PhaseOrder): Promise<never> {
   const meeting = { rank, size, token, rendezvous, port, advertise, timeoutMs, rendezvousMs, retry: true };
   const group = await connectWorkerGroup(meeting);
   try {
-    return await train(order, group);
+    return await train(order, await shareMemory(group)); // as the bench does
   } catch (error) {
     group.abort(error as Error);
     throw error;

@@ -24,7 +24,7 @@ interface StrategyRow {
 const PHASES: readonly (readonly [phase: Phase, shard: ShardStage, operation?: RegExp])[] = [
   ["forward", "none"],
   ["backward", "none"],
-  ["gradient reduction", "none", /allReduce/],
+  ["gradient reduction", "none", /"sum \d+, piece|allReduce/],
 ];
 
 /** Ranks stop while weights and moments pass through rank 0, which is where they hold parts of them. */
