@@ -204,7 +204,9 @@ export const BENCH_FLAGS = {
   ),
   longest: toggle("search for the longest sequence that trains under --memory-budget"),
   verify: toggle("compare loss and gradients with one rank; exit code 1 if they differ by more than rounding"),
-  profile: toggle("print the time per kernel, and latency and bandwidth of every link between ranks"),
+  profile: toggle(
+    "print the time per kernel, and latency and bandwidth of every link between ranks; of ranks that map each other's memory, those of handing it over",
+  ),
   ...HOST_FLAGS,
   "print-config": toggle("print the whole validated run as JSON and stop"),
   ...OUTPUT_FLAGS,

@@ -33,7 +33,12 @@ export function createMemoryFile(bytes: number): MemoryFile {
   if (descriptor < 0 || symbols.ftruncate(descriptor, BigInt(bytes)) < 0) {
     throw new Error(`Cannot create a memory file of ${bytes} bytes: the system refuses it`);
   }
-  return map(symbols, descriptor, bytes, `/proc/${Deno.pid}/fd/${descriptor}`);
+  try {
+    return map(symbols, descriptor, bytes, `/proc/${Deno.pid}/fd/${descriptor}`);
+  } catch (error) {
+    symbols.close(descriptor);
+    throw error;
+  }
 }
 
 /**
