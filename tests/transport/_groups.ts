@@ -49,10 +49,10 @@ export const TRANSPORTS: readonly Transport[] = [
     threads: true,
     create: (size, options) => connectGroups(size, options, (rank) => connectWorkerGroup({ ...rank, workers: 2 })),
   },
-  { name: "mapped memory", sizes: [1, 3], threads: false, create: createMappedGroups },
+  { name: "mapped memory", sizes: [3], threads: false, create: createMappedGroups },
   {
     name: "mapped memory that is sent from",
-    sizes: [2, 3, 4],
+    sizes: [2, 3],
     threads: false,
     create: async (size, options) => (await createMappedGroups(size, options)).map(sendingFromMemory),
   },
