@@ -8,8 +8,9 @@ import {
   tensorFrom,
 } from "@mst/core";
 import { createRingStrategy } from "@mst/ring";
-import { beginReduction, reduceInLots, reductionLots } from "../../packages/core/strategy/gradient_reduction.ts";
+import { beginReduction, reduceInLots } from "../../packages/core/strategy/gradient_reduction.ts";
 import type { Tensor } from "../../packages/core/tensor/tensor.ts";
+import { cutIntoLots } from "../../packages/core/strategy/lots.ts";
 import { assertClose } from "../_support/compare.ts";
 
 /** A reduction of what each rank has, in pieces of as many words. */
@@ -150,7 +151,7 @@ Deno.test("sums beyond the largest half travel as halves", async () => {
 const MI = 2 ** 20;
 
 Deno.test("gradients are summed in lots of neighbours, large ones alone", () => {
-  const lots = (sizes: number[]) => reductionLots(sizes).map(({ start, end }) => [start, end]);
+  const lots = (sizes: number[]) => cutIntoLots(sizes).map(({ start, end }) => [start, end]);
   assertEquals(lots([]), []);
   assertEquals(lots([9 * MI, 1, 8 * MI, 4 * MI, 4 * MI, 1]), [[0, 1], [1, 2], [2, 3], [3, 5], [5, 6]]);
 });

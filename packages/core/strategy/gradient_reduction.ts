@@ -15,10 +15,11 @@ import { nextTurn } from "../backend/next_turn.ts";
 import { Scope } from "../tensor/scope.ts";
 import { type DType, ELEMENT_BYTES, elementBytes } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bytesOf, floatsOf, pairedSegment, type Segment } from "../transport/collectives.ts";
+import { bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
 import type { ExchangeClock } from "./exchange_clock.ts";
+import { cutIntoLots } from "./lots.ts";
 import type { Reduction } from "./strategy.ts";
 
 /** Words of a whole piece, 16 MiB: while one is sent, others are read from the device, summed or written to it. */
@@ -30,9 +31,6 @@ const PIECE_WORDS = 4 * 2 ** 20;
  * above the smallest.
  */
 const HALF_FACTOR = 2 ** -6;
-
-/** Elements of gradients that are summed together after backward, two lots of which are under way. */
-const LOT_ELEMENTS = 8 * 2 ** 20;
 
 /** What a reduction is made of. */
 export interface ReductionOptions {
@@ -232,7 +230,7 @@ export async function reduceInLots(
 ): Promise<void> {
   const underWay: Reduction[] = [];
   try {
-    for (const { start, end } of reductionLots(gradients.map(({ size }) => size))) {
+    for (const { start, end } of cutIntoLots(gradients.map(({ size }) => size))) {
       underWay.push(begin(gradients.slice(start, end)));
       if (underWay.length < 2) continue;
       await underWay[0].finish();
@@ -243,21 +241,6 @@ export async function reduceInLots(
   } finally {
     underWay.forEach((reduction) => reduction.free()); // after an error
   }
-}
-
-/** Which gradients are summed together: neighbours, of a bounded number of elements if they are more than one. */
-export function reductionLots(sizes: readonly number[]): Segment[] {
-  const lots: { start: number; end: number }[] = [];
-  let elements = Infinity;
-  for (const [i, size] of sizes.entries()) {
-    if (elements + size > LOT_ELEMENTS) {
-      lots.push({ start: i, end: i });
-      elements = 0;
-    }
-    lots.at(-1)!.end = i + 1;
-    elements += size;
-  }
-  return lots;
 }
 
 /** The messages in which a rank's segments of all gradients travel, one behind the other. */

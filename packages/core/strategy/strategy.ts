@@ -137,7 +137,7 @@ export interface SequenceStrategy {
   readonly memory: HostMemory;
   /**
    * Replaces every gradient by its sum over ranks; the result is the same to the bit on every rank. Gradients travel as
-   * `dtype`, and the device holds a copy of some of them meanwhile; see `reductionLots`.
+   * `dtype`, and the device holds a copy of some of them meanwhile; see `cutIntoLots`.
    */
   reduceGradients(gradients: readonly Tensor[], dtype: DType): Promise<void>;
   /**

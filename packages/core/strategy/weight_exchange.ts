@@ -10,13 +10,11 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { addFloats, bytesOf, floatsOf, pairedSegment } from "../transport/collectives.ts";
 import type { ProcessGroup } from "../transport/process_group.ts";
 import { release } from "../transport/release.ts";
+import { cutIntoLots } from "./lots.ts";
 import type { HostMemory } from "../memory/host_memory.ts";
 
-/** Tensors are read from the device in groups of about this size. */
-const BUCKET_FLOATS = 8 * 2 ** 20;
-
-/** Buckets that are exchanged while the next is read; what is exchanged at once bounds the memory of the host. */
-const BUCKETS_UNDER_WAY = 2;
+/** Lots that are exchanged while the next is read; what is exchanged at once bounds the memory of the host. */
+const LOTS_UNDER_WAY = 2;
 
 /**
  * Replaces every gradient by its sum over the ranks of the group, bitwise the same on all of them.
@@ -128,7 +126,7 @@ function segmentWords(tensor: Tensor, group: ProcessGroup, rank: number): Tensor
 }
 
 /**
- * Calls `exchange` with the values of each tensor, those of a bucket at once; the calls are in order, so that ranks agree
+ * Calls `exchange` with the values of each tensor, those of a lot at once; the calls are in order, so that ranks agree
  * on the collectives that they begin with. When an exchange fails, those under way are waited for before this rejects.
  */
 async function forEachRead(
@@ -140,12 +138,13 @@ async function forEachRead(
   const underWay: Promise<void>[] = [];
   let index = 0;
   try {
-    for (const bucket of bucketize(tensors)) {
-      const values = memory.floats(bucket.reduce((total, { size }) => total + size, 0));
-      let start = 0;
-      const into = bucket.map(({ size }) => values.subarray(start, start += size));
-      const read = await backend.readAll(bucket, into);
-      if (underWay.length === BUCKETS_UNDER_WAY) await underWay.shift();
+    for (const { start, end } of cutIntoLots(tensors.map(({ size }) => size))) {
+      const lot = tensors.slice(start, end);
+      const values = memory.floats(lot.reduce((total, { size }) => total + size, 0));
+      let at = 0;
+      const into = lot.map(({ size }) => values.subarray(at, at += size));
+      const read = await backend.readAll(lot, into);
+      if (underWay.length === LOTS_UNDER_WAY) await underWay.shift();
       const exchanged = allDone(read.map((tensorValues) => exchange(tensorValues, index++)))
         .then(() => memory.give(values));
       exchanged.catch(() => {}); // reported where it is waited for, which may be after another error
@@ -160,18 +159,4 @@ async function forEachRead(
 async function allDone(promises: readonly Promise<void>[]): Promise<void> {
   await Promise.allSettled(promises);
   await Promise.all(promises);
-}
-
-function bucketize(tensors: readonly Tensor[]): Tensor[][] {
-  const buckets: Tensor[][] = [];
-  let floats = Infinity;
-  for (const tensor of tensors) {
-    if (floats + tensor.size > BUCKET_FLOATS) {
-      buckets.push([]);
-      floats = 0;
-    }
-    buckets.at(-1)!.push(tensor);
-    floats += tensor.size;
-  }
-  return buckets;
 }

@@ -25,7 +25,7 @@ import {
   recomputesAttention,
   recomputesMlp,
 } from "../recompute/policy.ts";
-import { reductionLots } from "../strategy/gradient_reduction.ts";
+import { cutIntoLots } from "../strategy/lots.ts";
 import type { AttentionMemory, SequenceStrategy } from "../strategy/strategy.ts";
 import { dividedStates, ownSegment } from "../sharding/divided_states.ts";
 import { partShape } from "../sharding/weight_part.ts";
@@ -192,7 +192,7 @@ function stateBytes(model: ModelConfig, train: TrainConfig, strategy: EstimatedS
 /** Bytes of the copies of gradients that travel at a time where they are summed after backward. */
 function travellingBytes(shapes: readonly Shape[], dtype: DType): number {
   const sizes = shapes.map(elementCount);
-  const lots = reductionLots(sizes).map(({ start, end }) =>
+  const lots = cutIntoLots(sizes).map(({ start, end }) =>
     sizes.slice(start, end).reduce((sum, size) => sum + size, 0) * elementBytes(dtype)
   );
   return Math.max(...lots.map((bytes, i) => bytes + (lots[i + 1] ?? 0)));

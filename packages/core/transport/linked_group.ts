@@ -3,13 +3,11 @@
  *
  * @module
  */
-import * as collectives from "./collectives.ts";
 import { PeerError, type PeerFailure, type PeerOperation } from "./errors.ts";
+import { ExchangeGroup } from "./exchange_group.ts";
 import { labelBytes, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES } from "./frame.ts";
 import { type Link, LinkFailedError } from "./link.ts";
-import type { ProcessGroup, TransportStats } from "./process_group.ts";
 import { SharedMemory } from "./shared_memory.ts";
-import { StatsCounter } from "./stats.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -26,40 +24,24 @@ export interface LinkedGroupOptions {
 }
 
 /** Gives links the collectives, counts what is exchanged, and makes the failure of one link that of the group. */
-export class LinkedGroup implements ProcessGroup {
-  readonly rank: number;
-  readonly size: number;
+export class LinkedGroup extends ExchangeGroup {
   step = 0;
   readonly memory = new SharedMemory();
   readonly #links: readonly (Link | undefined)[];
   readonly #activity: string;
   readonly #release: (() => Promise<void> | undefined) | undefined;
-  readonly #stats = new StatsCounter();
   readonly #controller = new AbortController();
   readonly #pending = new Set<PeerOperation>();
-  readonly #exchange: collectives.Exchange;
   #failure: PeerFailure | undefined;
   #closed: Promise<void> | undefined;
-  #calls = 0;
 
   /** Takes over the links. */
   constructor({ rank, links, activity = "local work", release }: LinkedGroupOptions) {
-    this.rank = rank;
-    this.size = links.length;
+    super(rank, links.length);
     this.#links = links;
     this.#activity = activity;
     this.#release = release;
-    this.#exchange = {
-      rank,
-      size: links.length,
-      send: (to, data, label) => this.#send(to, data, label),
-      recv: (from, label) => this.#recv(from, label),
-    };
     for (const link of links) link?.onFailure((failure) => this.#fail(failure));
-  }
-
-  get stats(): TransportStats {
-    return this.#stats.snapshot();
   }
 
   get signal(): AbortSignal {
@@ -71,36 +53,12 @@ export class LinkedGroup implements ProcessGroup {
     if (data.length > MAX_MESSAGE_BYTES) {
       throw new RangeError(`Cannot send a message of ${data.length} bytes: the limit is ${MAX_MESSAGE_BYTES}`);
     }
-    await this.#send(to, data, label);
+    await this.sendMessage(to, data, label);
   }
 
   async recv(from: number, label: string): Promise<Bytes> {
     checkLabel(label);
-    return await this.#recv(from, label);
-  }
-
-  allGather(data: Uint8Array): Promise<Bytes[]> {
-    return collectives.allGather(this.#exchange, data, this.#begin("allGather"));
-  }
-
-  reduceScatter(data: Float32Array): Promise<Float32Array<ArrayBuffer>> {
-    return collectives.reduceScatter(this.#exchange, data, this.#begin("reduceScatter"));
-  }
-
-  allReduce(data: Float32Array): Promise<void> {
-    return collectives.allReduce(this.#exchange, data, this.#begin("allReduce"));
-  }
-
-  allToAll(parts: readonly Uint8Array[]): Promise<Bytes[]> {
-    return collectives.allToAll(this.#exchange, parts, this.#begin("allToAll"));
-  }
-
-  broadcast(data: Uint8Array | undefined, root: number): Promise<Bytes> {
-    return collectives.broadcast(this.#exchange, data, root, this.#begin("broadcast"));
-  }
-
-  barrier(): Promise<void> {
-    return collectives.barrier(this.#exchange, this.#begin("barrier"));
+    return await this.recvMessage(from, label);
   }
 
   abort(reason: Error): void {
@@ -115,16 +73,16 @@ export class LinkedGroup implements ProcessGroup {
     return this.#closed;
   }
 
-  async #send(to: number, data: Uint8Array, label: string): Promise<void> {
+  protected async sendMessage(to: number, data: Uint8Array, label: string): Promise<void> {
     const link = this.#linkTo(to, "send");
-    this.#stats.sent(data.length);
+    this.counter.sent(data.length);
     await this.#run({ name: `send "${label}"`, peer: to, step: this.step }, () => link.send(label, data));
   }
 
-  async #recv(from: number, label: string): Promise<Bytes> {
+  protected async recvMessage(from: number, label: string): Promise<Bytes> {
     const link = this.#linkTo(from, "receive");
     const data = await this.#run({ name: `recv "${label}"`, peer: from, step: this.step }, () => link.recv(label));
-    this.#stats.received(data.length);
+    this.counter.received(data.length);
     return data;
   }
 
@@ -171,11 +129,8 @@ export class LinkedGroup implements ProcessGroup {
     await this.#release?.();
   }
 
-  /** Counts a collective and names it; all ranks call them in the same order, so the numbers agree. */
-  #begin(name: string): string {
-    this.#stats.collective(name);
-    this.#calls += 1;
-    return `${name}#${this.#calls}`;
+  protected labelCollective(name: string, call: number): string {
+    return `${name}#${call}`;
   }
 
   #linkTo(rank: number, action: string): Link {

@@ -5,11 +5,10 @@
  * @module
  */
 
-import * as collectives from "./collectives.ts";
 import type { HostMemory } from "../memory/host_memory.ts";
+import { ExchangeGroup } from "./exchange_group.ts";
 import { MappedMemory, NAME_BYTES, OwnMappedMemory, type Place } from "./mapped_memory.ts";
-import type { ProcessGroup, TransportStats } from "./process_group.ts";
-import { StatsCounter } from "./stats.ts";
+import type { ProcessGroup } from "./process_group.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -64,31 +63,19 @@ function attempt<T>(act: () => T): T | undefined {
 /** Bytes in the memory of a rank, as a message names them: name of the memory, owner, region, start, length. */
 const NAMED_BYTES = NAME_BYTES + 2 * 4 + 2 * 8;
 
-class MappedGroup implements ProcessGroup {
-  readonly rank: number;
-  readonly size: number;
+class MappedGroup extends ExchangeGroup {
   readonly #group: ProcessGroup;
   readonly #own: OwnMappedMemory;
   /** Of all ranks. */
   readonly #memories: readonly MappedMemory[];
   /** Where messages lie that were received and not released. */
   readonly #received = new WeakMap<ArrayBufferLike, { owner: number; place: Place }>();
-  readonly #stats = new StatsCounter();
-  readonly #exchange: collectives.Exchange;
-  #calls = 0;
 
   constructor(group: ProcessGroup, own: OwnMappedMemory, memories: readonly MappedMemory[]) {
-    this.rank = group.rank;
-    this.size = group.size;
+    super(group.rank, group.size);
     this.#group = group;
     this.#own = own;
     this.#memories = memories;
-    this.#exchange = {
-      rank: group.rank,
-      size: group.size,
-      send: (to, data, label) => this.#send(to, data, label),
-      recv: (from, label) => this.#recv(from, label),
-    };
   }
 
   get step(): number {
@@ -97,10 +84,6 @@ class MappedGroup implements ProcessGroup {
 
   set step(step: number) {
     this.#group.step = step;
-  }
-
-  get stats(): TransportStats {
-    return this.#stats.snapshot();
   }
 
   get signal(): AbortSignal {
@@ -112,35 +95,11 @@ class MappedGroup implements ProcessGroup {
   }
 
   send(to: number, data: Uint8Array, label: string): Promise<void> {
-    return this.#send(to, data, label);
+    return this.sendMessage(to, data, label);
   }
 
   recv(from: number, label: string): Promise<Bytes> {
-    return this.#recv(from, label);
-  }
-
-  allGather(data: Uint8Array): Promise<Bytes[]> {
-    return collectives.allGather(this.#exchange, data, this.#begin("allGather"));
-  }
-
-  reduceScatter(data: Float32Array): Promise<Float32Array<ArrayBuffer>> {
-    return collectives.reduceScatter(this.#exchange, data, this.#begin("reduceScatter"));
-  }
-
-  allReduce(data: Float32Array): Promise<void> {
-    return collectives.allReduce(this.#exchange, data, this.#begin("allReduce"));
-  }
-
-  allToAll(parts: readonly Uint8Array[]): Promise<Bytes[]> {
-    return collectives.allToAll(this.#exchange, parts, this.#begin("allToAll"));
-  }
-
-  broadcast(data: Uint8Array | undefined, root: number): Promise<Bytes> {
-    return collectives.broadcast(this.#exchange, data, root, this.#begin("broadcast"));
-  }
-
-  barrier(): Promise<void> {
-    return collectives.barrier(this.#exchange, this.#begin("barrier"));
+    return this.recvMessage(from, label);
   }
 
   abort(reason: Error): void {
@@ -151,17 +110,21 @@ class MappedGroup implements ProcessGroup {
     return this.#group.close();
   }
 
-  async #send(to: number, data: Uint8Array, label: string): Promise<void> {
+  protected async sendMessage(to: number, data: Uint8Array, label: string): Promise<void> {
     const lent = this.#lend(data);
     await this.#group.send(to, lent ?? data, label);
-    this.#stats.sent(data.length);
+    this.counter.sent(data.length);
   }
 
-  async #recv(from: number, label: string): Promise<Bytes> {
+  protected async recvMessage(from: number, label: string): Promise<Bytes> {
     const message = await this.#group.recv(from, label);
     const bytes = this.#borrow(message) ?? message;
-    this.#stats.received(bytes.length);
+    this.counter.received(bytes.length);
     return bytes;
+  }
+
+  protected labelCollective(name: string, call: number): string {
+    return `${name} ${call} in memory`;
   }
 
   /** Counts a receiver of bytes in the memory of any rank, and names them; nothing for bytes elsewhere. */
@@ -184,12 +147,6 @@ class MappedGroup implements ProcessGroup {
     const bytes = memory.borrow(place);
     this.#received.set(bytes.buffer, { owner, place });
     return bytes;
-  }
-
-  #begin(name: string): string {
-    this.#stats.collective(name);
-    this.#calls += 1;
-    return `${name} ${this.#calls} in memory`;
   }
 }
 

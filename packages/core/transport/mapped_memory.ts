@@ -9,6 +9,7 @@
  */
 
 import type { HostMemory } from "../memory/host_memory.ts";
+import { bestFit, roundedBytes } from "./best_fit.ts";
 import { createMemoryFile, type MemoryFile, openMemoryFile } from "./memory_file.ts";
 import { whenReleased } from "./release.ts";
 
@@ -23,9 +24,6 @@ const REGIONS_AT = COUNTS_AT + MAX_REGIONS * Int32Array.BYTES_PER_ELEMENT;
 
 /** Addresses of a rank's memory, of which only what is used takes memory. */
 const DEFAULT_BYTES = 2 ** 36;
-
-/** Lengths of regions are rounded up to this, so that regions of about the same length serve one another. */
-const GRAIN_BYTES = 64 * 1024;
 
 /** Where bytes are in the memory of a rank. */
 export interface Place {
@@ -89,6 +87,7 @@ export class MappedMemory {
 interface Region {
   readonly index: number;
   readonly start: number;
+  readonly byteLength: number;
   readonly buffer: ArrayBuffer;
   isTaken: boolean;
 }
@@ -140,26 +139,18 @@ export class OwnMappedMemory extends MappedMemory implements HostMemory {
     return region && { region: region.index, start: region.start + byteOffset, bytes: byteLength };
   }
 
-  /** The smallest region that nobody uses and that would not be wasted on so many bytes, or a fresh one. */
   #take(bytes: number): ArrayBuffer {
-    const wantedBytes = Math.max(1, Math.ceil(bytes / GRAIN_BYTES)) * GRAIN_BYTES;
-    let best: Region | undefined;
-    for (const region of this.#regions) {
-      const { byteLength } = region.buffer;
-      const fits = byteLength >= wantedBytes && byteLength <= 2 * wantedBytes;
-      if (!fits || region.isTaken || (best && best.buffer.byteLength <= byteLength)) continue;
-      if (!this.isLent(region.index)) best = region;
-    }
-    best ??= this.#addRegion(wantedBytes);
-    if (!best) return new ArrayBuffer(bytes);
-    best.isTaken = true;
-    return best.buffer;
+    const unused = this.#regions.values().filter(({ index, isTaken }) => !isTaken && !this.isLent(index));
+    const region = bestFit(unused, bytes) ?? this.#addRegion(roundedBytes(bytes));
+    if (!region) return new ArrayBuffer(bytes);
+    region.isTaken = true;
+    return region.buffer;
   }
 
   #addRegion(bytes: number): Region | undefined {
     const [index, start] = [this.#regions.length, this.#end];
     if (index === MAX_REGIONS || start + bytes > this.#bytes) return undefined;
-    const region = { index, start, buffer: this.view(start, bytes), isTaken: false };
+    const region = { index, start, byteLength: bytes, buffer: this.view(start, bytes), isTaken: false };
     this.#end += bytes;
     this.#regions.push(region);
     this.#byBuffer.set(region.buffer, region);

@@ -5,9 +5,7 @@
  */
 
 import type { HostMemory } from "../memory/host_memory.ts";
-
-/** Lengths are rounded up to this, so that buffers of about the same length serve one another. */
-const GRAIN_BYTES = 64 * 1024;
+import { bestFit, roundedBytes } from "./best_fit.ts";
 
 /** Buffers that are kept while nobody uses them; a ring lends several pieces to each layer. */
 const MAX_IDLE_BUFFERS = 256;
@@ -37,15 +35,9 @@ export class SharedMemory implements HostMemory {
     if (this.#idle.length > MAX_IDLE_BUFFERS) this.#idle.shift();
   }
 
-  /** The smallest idle buffer that holds as many bytes, unless it would be wasted on them. */
   #take(bytes: number): SharedArrayBuffer {
-    const wantedBytes = Math.max(1, Math.ceil(bytes / GRAIN_BYTES)) * GRAIN_BYTES;
-    let best: SharedArrayBuffer | undefined;
-    for (const buffer of this.#idle) {
-      const fits = buffer.byteLength >= wantedBytes && buffer.byteLength <= 2 * wantedBytes;
-      if (fits && !(best && best.byteLength <= buffer.byteLength)) best = buffer;
-    }
-    if (!best) return new SharedArrayBuffer(wantedBytes);
+    const best = bestFit(this.#idle, bytes);
+    if (!best) return new SharedArrayBuffer(roundedBytes(bytes));
     this.#idle.splice(this.#idle.indexOf(best), 1);
     return best;
   }

@@ -3,11 +3,10 @@
  *
  * @module
  */
-import * as collectives from "./collectives.ts";
-import { labelBytes } from "./frame.ts";
 import type { HostMemory } from "../memory/host_memory.ts";
-import type { ProcessGroup, TransportStats } from "./process_group.ts";
-import { StatsCounter } from "./stats.ts";
+import { ExchangeGroup } from "./exchange_group.ts";
+import { labelBytes } from "./frame.ts";
+import type { ProcessGroup } from "./process_group.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -30,26 +29,14 @@ export function subgroup(group: ProcessGroup, ranks: readonly number[]): Process
   return new Subgroup(group, ranks);
 }
 
-class Subgroup implements ProcessGroup {
-  readonly rank: number;
-  readonly size: number;
+class Subgroup extends ExchangeGroup {
   readonly #group: ProcessGroup;
   readonly #ranks: readonly number[];
-  readonly #stats = new StatsCounter();
-  readonly #exchange: collectives.Exchange;
-  #calls = 0;
 
   constructor(group: ProcessGroup, ranks: readonly number[]) {
-    this.rank = ranks.indexOf(group.rank);
-    this.size = ranks.length;
+    super(ranks.indexOf(group.rank), ranks.length);
     this.#group = group;
     this.#ranks = [...ranks];
-    this.#exchange = {
-      rank: this.rank,
-      size: this.size,
-      send: (to, data, label) => this.#send(to, data, label),
-      recv: (from, label) => this.#recv(from, label),
-    };
   }
 
   get step(): number {
@@ -58,10 +45,6 @@ class Subgroup implements ProcessGroup {
 
   set step(step: number) {
     this.#group.step = step;
-  }
-
-  get stats(): TransportStats {
-    return this.#stats.snapshot();
   }
 
   get signal(): AbortSignal {
@@ -74,36 +57,12 @@ class Subgroup implements ProcessGroup {
 
   async send(to: number, data: Uint8Array, label: string): Promise<void> {
     this.#checkPeer(to, "send");
-    await this.#send(to, data, this.#labelOf(label));
+    await this.sendMessage(to, data, this.#labelOf(label));
   }
 
   async recv(from: number, label: string): Promise<Bytes> {
     this.#checkPeer(from, "receive");
-    return await this.#recv(from, this.#labelOf(label));
-  }
-
-  allGather(data: Uint8Array): Promise<Bytes[]> {
-    return collectives.allGather(this.#exchange, data, this.#begin("allGather"));
-  }
-
-  reduceScatter(data: Float32Array): Promise<Float32Array<ArrayBuffer>> {
-    return collectives.reduceScatter(this.#exchange, data, this.#begin("reduceScatter"));
-  }
-
-  allReduce(data: Float32Array): Promise<void> {
-    return collectives.allReduce(this.#exchange, data, this.#begin("allReduce"));
-  }
-
-  allToAll(parts: readonly Uint8Array[]): Promise<Bytes[]> {
-    return collectives.allToAll(this.#exchange, parts, this.#begin("allToAll"));
-  }
-
-  broadcast(data: Uint8Array | undefined, root: number): Promise<Bytes> {
-    return collectives.broadcast(this.#exchange, data, root, this.#begin("broadcast"));
-  }
-
-  barrier(): Promise<void> {
-    return collectives.barrier(this.#exchange, this.#begin("barrier"));
+    return await this.recvMessage(from, this.#labelOf(label));
   }
 
   abort(reason: Error): void {
@@ -114,21 +73,19 @@ class Subgroup implements ProcessGroup {
     return Promise.resolve();
   }
 
-  async #send(to: number, data: Uint8Array, label: string): Promise<void> {
+  protected async sendMessage(to: number, data: Uint8Array, label: string): Promise<void> {
     await this.#group.send(this.#ranks[to], data, label);
-    this.#stats.sent(data.length); // once taken, so that what the group refuses does not count
+    this.counter.sent(data.length); // once taken, so that what the group refuses does not count
   }
 
-  async #recv(from: number, label: string): Promise<Bytes> {
+  protected async recvMessage(from: number, label: string): Promise<Bytes> {
     const data = await this.#group.recv(this.#ranks[from], label);
-    this.#stats.received(data.length);
+    this.counter.received(data.length);
     return data;
   }
 
-  #begin(name: string): string {
-    this.#stats.collective(name);
-    this.#calls += 1;
-    return `${name} ${this.#calls} of ranks ${this.#ranks.join()}`;
+  protected labelCollective(name: string, call: number): string {
+    return `${name} ${call} of ranks ${this.#ranks.join()}`;
   }
 
   #labelOf(label: string): string {
